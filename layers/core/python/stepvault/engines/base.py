@@ -1,0 +1,188 @@
+"""What an engine promises to the path, and the path to an engine.
+
+An engine knows one kind of source. It reads that source as *streams* of bytes under one
+consistent *snapshot* and puts them back; it knows nothing of S3, Lambda, AWS or Stepvault's
+keys. The path (``backup.py``, ``restore.py``) compresses, hashes, uploads, downloads and
+verifies. All engines pass one contract suite, ``tests/engines/contract.py``.
+
+Backup: ``open(job)`` connects, freezes a consistent view and checks that it can be read in
+full. The path then reads every stream of ``snapshot.streams()``, up to ``snapshot.parallel``
+at a time, each wholly in one thread, then those of ``snapshot.closing()`` one after another,
+and leaves the ``with`` block. An engine raises rather than ends short: a child's exit code,
+the server's completion tag and the count of rows are checked before a stream ends.
+
+Restore: ``plan_restore`` looks at the target (refusing one that holds data) and cuts the work
+into tasks; ``restore`` does one of them. Bytes come through ``job.read``, which raises
+``BackupTampered`` at the end of a stream that does not match its hashes: an engine makes
+nothing of a stream final (commit, rename) before its iterator has ended.
+
+Errors are those of ``stepvault.errors``; anything else an engine lets out is a bug.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from stepvault.models import RestoreOptions, RestoreTask, StoredObject
+
+#: Bytes as they travel: the reader may reuse the memory once the next buffer is asked for.
+#: 64 KiB to 1 MiB at a time is what zstd likes.
+Buffer = bytes | bytearray | memoryview
+
+
+class EndFrame:
+    """Yielded between buffers: end the zstd frame here, so that reading can start at this point."""
+
+
+END_FRAME = EndFrame()
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Resolved address and credentials of a database server. Not printed."""
+
+    host: str
+    port: int | None = None
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    database: str | None = None
+    tls: Literal["disable", "prefer", "require", "verify-ca", "verify-full"] = "prefer"
+    tls_ca: str | None = None
+    connect_timeout: int = 10
+    """Seconds."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One unit to back up."""
+
+    source: Any
+    """The source's settings, of the engine's own model."""
+    connection: Connection | None = None
+    """Where to connect; None for engines that read files."""
+    paths: Iterable[bytes] | None = None
+    """The paths of a file batch, relative to the source; None means the whole source."""
+    connections: int = 1
+    """How many streams may be read in parallel."""
+    scratch: Path = Path("/tmp")
+    """An empty folder for small temporary files; removed afterwards."""
+    remaining: Callable[[], float] = lambda: float("inf")
+    """Seconds left before the path gives up."""
+
+
+class Stream(Protocol):
+    """One object to be."""
+
+    name: str
+    """Path below the backup's data folder, with the suffix of its encoding (``.zst``)."""
+    encoding: Literal["zstd", "none"]
+    """zstd: the path compresses; none: stored as it is."""
+
+    def read(self) -> Iterator[Buffer | EndFrame]:
+        """The raw bytes, in order; called once."""
+        ...
+
+    def result(self) -> "Counts":
+        """What was read; called once, after ``read`` has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a stream held."""
+
+    rows: int | None = None
+    files: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Kept with the object (small, JSON)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stream that is now an object."""
+
+    object: StoredObject
+    frames: Sequence[tuple[int, int]] = ()
+    """(raw offset, stored offset) where each zstd frame starts; only if frames were asked for."""
+
+
+class Snapshot(Protocol):
+    """A consistent view of a source, held while its streams are read."""
+
+    parallel: int
+    """Streams that may be read at a time; at most ``job.connections``."""
+    facts: dict[str, Any]
+    """What is known of the source: server version, snapshot, position (small, JSON)."""
+    warnings: list[str]
+    """What the person should know though the backup is whole; may grow while reading."""
+
+    def streams(self) -> Iterator[Stream]:
+        """The streams, largest first; consumed by several threads under a lock."""
+        ...
+
+    def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
+        """Streams that describe the others (an index, a table of contents), stored last."""
+        ...
+
+    def cancel(self) -> None:
+        """Called from another thread when time is up: make every blocked ``read`` raise soon."""
+        ...
+
+
+@dataclass(frozen=True)
+class RestoreJob:
+    """One restore, as the engine sees it; the same for planning and for every task."""
+
+    source: Any
+    """The source's settings as they were at the backup."""
+    objects: Sequence[StoredObject]
+    """Every object of the backup."""
+    facts: Sequence[Mapping[str, Any]]
+    """The engine's facts, one mapping per unit."""
+    read: Callable[[StoredObject], Iterator[bytes]]
+    """The raw bytes of an object; raises ``BackupTampered`` at the end if they are not what was stored."""
+    read_range: Callable[[StoredObject, int, int], bytes]
+    """Stored bytes [start, end) of an object, for engines that keep an index."""
+    connection: Connection | None = None
+    path: Path | None = None
+    """Where to restore to, for engines that write files."""
+    connections: int = 1
+    scratch: Path = Path("/tmp")
+    options: RestoreOptions = RestoreOptions()
+    remaining: Callable[[], float] = lambda: float("inf")
+    progress: Callable[[str, int], None] = lambda what, done: None
+    """Told of raw bytes put back, by name."""
+
+
+class Engine(Protocol):
+    """One kind of source."""
+
+    def open(self, job: Job) -> AbstractContextManager[Snapshot]:
+        """Connect and freeze a consistent view.
+
+        Raises:
+            SourceMissing, SourceDenied, SourceUnreachable, SourceBusy, SourceUnsupported,
+            SourceCorrupt: with a message that names the thing and the fix.
+        """
+        ...
+
+    def plan_restore(self, job: RestoreJob) -> list[RestoreTask]:
+        """Check the target and cut the restore into tasks; writes nothing but an empty database.
+
+        Raises:
+            TargetMissing, TargetNotEmpty, SourceDenied, SourceUnreachable.
+        """
+        ...
+
+    def restore(self, job: RestoreJob, task: RestoreTask) -> Counts:
+        """Do one task; idempotent, so that a retry after a crash is safe."""
+        ...
+
+    def differences(self, job: RestoreJob) -> list[str]:
+        """Compare what was restored with what the backup's receipts say of its content.
+
+        One line per difference; empty when all is equal.
+        """
+        ...

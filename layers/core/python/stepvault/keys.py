@@ -1,0 +1,116 @@
+"""Every S3 key Stepvault writes or reads. No other module spells one.
+
+::
+
+    backups/<source>/<run-id>/data/<object>            the data, in formats others can read
+    backups/<source>/<run-id>/receipts/<unit>.json     one per finished unit
+    backups/<source>/<run-id>/manifest.json            written last: the backup exists from here on
+    runs/<run-id>/plan/<kind>.jsonl                    one line per unit, read by the Distributed Map
+    runs/<run-id>/plan/<source>/<unit>.list.zst        a file batch: NUL-ended paths
+    runs/<run-id>/failures/<source>/<unit>.json        why a unit failed, removed by nobody, read by `show`
+    runs/<run-id>/summary.json                         what the run did, written by seal
+    runs/<run-id>/map-results/                         Step Functions' own ResultWriter output
+    restores/<restore-id>/<stage>.jsonl                one line per restore task
+"""
+
+import re
+from datetime import UTC, datetime
+
+BACKUPS = "backups/"
+RUNS = "runs/"
+RESTORES = "restores/"
+
+#: Names that are safe as one key segment, in a URL, a file name, a metric dimension and an
+#: execution name: S3's "safe characters" without those a shell or a path would mind.
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[A-Za-z0-9._-]{1,80}")
+
+
+def run_id(started: datetime, execution_name: str) -> str:
+    """The id of the run that the execution of that name, started then, carries out.
+
+    The start time comes first so that ids sort by age; the name keeps two apart.
+    """
+    stamp = started.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stamp}-{re.sub(r'[^A-Za-z0-9._-]', '-', execution_name)[:80]}"
+
+
+def is_run_id(text: str) -> bool:
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def run_started(run: str) -> datetime:
+    """When the run of that id started (UTC)."""
+    return datetime.strptime(run[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def source_prefix(source: str) -> str:
+    return f"{BACKUPS}{source}/"
+
+
+def backup_prefix(source: str, run: str) -> str:
+    return f"{BACKUPS}{source}/{run}/"
+
+
+def data_prefix(source: str, run: str) -> str:
+    """Where the backup's own objects live; download this folder to restore without Stepvault."""
+    return f"{BACKUPS}{source}/{run}/data/"
+
+
+def data(source: str, run: str, name: str) -> str:
+    return data_prefix(source, run) + name
+
+
+def receipt(source: str, run: str, unit: str) -> str:
+    return f"{BACKUPS}{source}/{run}/receipts/{unit}.json"
+
+
+def receipts_prefix(source: str, run: str) -> str:
+    return f"{BACKUPS}{source}/{run}/receipts/"
+
+
+def manifest(source: str, run: str) -> str:
+    return f"{BACKUPS}{source}/{run}/manifest.json"
+
+
+def plan(run: str, kind: str) -> str:
+    return f"{RUNS}{run}/plan/{kind}.jsonl"
+
+
+def retry_plan(run: str, kind: str, attempt: int) -> str:
+    """The units a redrive has to do again."""
+    return f"{RUNS}{run}/plan/{kind}.retry-{attempt}.jsonl"
+
+
+def listing(run: str, source: str, unit: str) -> str:
+    return f"{RUNS}{run}/plan/{source}/{unit}.list.zst"
+
+
+def failure(run: str, source: str, unit: str) -> str:
+    return f"{RUNS}{run}/failures/{source}/{unit}.json"
+
+
+def failures_prefix(run: str) -> str:
+    return f"{RUNS}{run}/failures/"
+
+
+def summary(run: str) -> str:
+    return f"{RUNS}{run}/summary.json"
+
+
+def map_results(run: str) -> str:
+    return f"{RUNS}{run}/map-results"
+
+
+def restore_plan(restore: str, stage: str) -> str:
+    return f"{RESTORES}{restore}/{stage}.jsonl"
+
+
+def parse_backup(key: str) -> tuple[str, str, str] | None:
+    """``(source, run id, rest)`` of a key under ``backups/``, or None if it is not ours."""
+    if not key.startswith(BACKUPS):
+        return None
+    parts = key[len(BACKUPS) :].split("/", 2)
+    if len(parts) != 3 or not SAFE_NAME.fullmatch(parts[0]) or not is_run_id(parts[1]):
+        return None
+    return parts[0], parts[1], parts[2]

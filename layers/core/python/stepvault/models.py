@@ -1,0 +1,481 @@
+"""The shapes that cross a room's border: configuration, units, receipts, manifests. No I/O.
+
+Configuration models refuse unknown keys and say what each key means; ``config.py`` turns
+their complaints into messages a person can act on. Stored records (receipt, manifest) carry
+``format_version`` and ignore keys they do not know, so that an older tool reads a newer backup.
+"""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from stepvault.keys import SAFE_NAME
+
+FORMAT_VERSION = 1
+
+Name = Annotated[str, StringConstraints(pattern=f"^{SAFE_NAME.pattern}$")]
+Kind = Literal["databases", "files"]
+Tls = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+
+
+class Settings(BaseModel):
+    """Base of everything a person writes: unknown keys are mistakes."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, serialize_by_alias=True, use_attribute_docstrings=True
+    )
+
+
+class Retention(Settings):
+    """Which sealed backups of a source to keep. Both rules hold together: a backup is removed
+    only when neither keeps it, and the newest sealed backup always stays."""
+
+    keep_last: int | None = Field(None, ge=1, le=10_000)
+    """Keep this many of the newest sealed backups."""
+    max_age_days: int | None = Field(None, ge=1, le=36_500)
+    """Keep sealed backups younger than this many days."""
+
+
+class ConnectionSettings(Settings):
+    """Where a database is and where its credentials are; never the credentials themselves."""
+
+    secret: str | None = None
+    """Secrets Manager secret (name or ARN) in the RDS JSON shape: host, port, username, password."""
+    parameter: str | None = None
+    """SSM parameter (SecureString) holding the same JSON or a URL."""
+    url_env: str | None = None
+    """Environment variable holding a URL, for use at a terminal."""
+    iam: bool = False
+    """RDS IAM database authentication; needs host and user."""
+    host: str | None = None
+    port: int | None = Field(None, ge=1, le=65_535)
+    user: str | None = None
+    database: str | None = None
+    """Database to connect to; wins over the secret's."""
+    tls: Tls | None = None
+    """TLS mode in libpq's terms; verify-full with IAM, else prefer."""
+    tls_ca: str | None = None
+    """File with the certificate authority; the RDS bundle of the layer when left out."""
+
+    @model_validator(mode="after")
+    def _one_credential(self) -> "ConnectionSettings":
+        given = [k for k in ("secret", "parameter", "url_env") if getattr(self, k)]
+        given += ["iam"] if self.iam else []
+        if len(given) != 1:
+            said = " and ".join(given) or "none"
+            raise ValueError(f"give exactly one of secret, parameter, url_env or iam; found {said}")
+        if self.iam and not (self.host and self.user):
+            raise ValueError("iam needs host and user beside it")
+        return self
+
+
+class SourceSettings(Settings):
+    """What every source has."""
+
+    name: Name
+    """Unique; becomes a folder in the vault and a metric dimension."""
+    optional: bool = False
+    """A source that is not there is skipped with a warning instead of failing the run."""
+    compression_level: int = Field(3, ge=1, le=19)
+    """zstd level."""
+    retention: Retention | None = None
+    """Overrides the common retention for this source."""
+
+
+class DatabaseSettings(SourceSettings):
+    """What the server databases share."""
+
+    connection: ConnectionSettings
+    connections: int | None = Field(None, ge=1, le=32)
+    """Parallel connections; limits.connections when left out."""
+    tables: list[str] = []
+    """Only these tables (``schema.table``, ``*`` and ``?`` as wildcards)."""
+    exclude_tables: list[str] = []
+    """All but these tables; wins over ``tables``."""
+    with_schema: bool = Field(True, alias="schema")
+    """Back up definitions."""
+    with_data: bool = Field(True, alias="data")
+    """Back up rows."""
+
+    @model_validator(mode="after")
+    def _something(self) -> "DatabaseSettings":
+        if not (self.with_schema or self.with_data):
+            raise ValueError("schema and data are both false: there is nothing to back up")
+        return self
+
+
+class PostgresSource(DatabaseSettings):
+    """A PostgreSQL database."""
+
+    engine: Literal["postgres"]
+    globals: bool = True
+    """Also write roles and tablespaces as globals.sql, where the user may read them."""
+    split_above_mb: int = Field(512, ge=1, le=1_000_000)
+    """Tables larger than this many MiB are read in ranges by several connections."""
+
+
+class MySqlSource(DatabaseSettings):
+    """A MySQL or MariaDB database, or all databases of a server."""
+
+    engine: Literal["mysql"]
+    databases: list[str] = []
+    """Databases to back up (wildcards); the connection's database, else all but the system's."""
+    split_above_mb: int = Field(512, ge=1, le=1_000_000)
+    """Tables larger than this many MiB are read in primary-key ranges by several connections."""
+    definer: Literal["keep", "strip"] | str = "keep"
+    """Definers of views, routines, triggers and events: keep, strip, or map to user@host."""
+    non_transactional: Literal["warn", "refuse"] = "warn"
+    """What to do about tables (MyISAM, Aria) that no snapshot covers."""
+
+
+class SqliteSource(SourceSettings):
+    """One SQLite file, or all that a pattern names."""
+
+    engine: Literal["sqlite"]
+    path: str
+    """The database file; may hold ``*`` and ``**`` to name many small ones."""
+    format: Literal["file", "sql"] = "file"
+    """file keeps the pages as they are; sql writes a portable script."""
+
+
+class FilesSource(SourceSettings):
+    """A directory tree (EFS, local)."""
+
+    engine: Literal["files"]
+    path: str
+    """The directory, or s3://bucket/prefix."""
+    include: list[str] = []
+    """Only what matches one of these globs (gitignore's meaning)."""
+    exclude: list[str] = []
+    """All but what matches one of these globs; wins over ``include``."""
+    max_file_size: int | None = Field(None, ge=0)
+    """Skip and count files larger than this many bytes."""
+    follow_symlinks: bool = False
+    """Store what a link points to instead of the link."""
+    preserve_metadata: bool = True
+    """Keep mode, owner, mtime in nanoseconds and extended attributes."""
+    allow_unreadable: bool = False
+    """Report files that cannot be read instead of failing."""
+    incremental: bool = True
+    """Unchanged files point at the pack of an earlier backup that holds them."""
+    compare: Literal["metadata", "content"] = "metadata"
+    """How to tell an unchanged file: size, mtime, ctime and inode, or its content's hash."""
+
+
+Source = Annotated[
+    PostgresSource | MySqlSource | SqliteSource | FilesSource, Field(discriminator="engine")
+]
+
+
+def kind_of(source: SourceSettings) -> Kind:
+    """The Map that the source's units run in."""
+    return "files" if isinstance(source, FilesSource) else "databases"
+
+
+class TargetSettings(Settings):
+    """A place that restores may write to: a database server or a directory."""
+
+    name: Name
+    connection: ConnectionSettings | None = None
+    path: str | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "TargetSettings":
+        if (self.connection is None) == (self.path is None):
+            raise ValueError("give exactly one of connection or path")
+        return self
+
+
+class Schedule(Settings):
+    """When to start a run."""
+
+    name: Name
+    expression: Annotated[str, StringConstraints(pattern=r"^(rate|cron|at)\(.+\)$")] = Field(
+        alias="when"
+    )
+    """EventBridge Scheduler expression: rate(1 day), cron(0 3 * * ? *)."""
+    timezone: str = "UTC"
+    """IANA name, such as Europe/Berlin."""
+    sources: list[Name] = []
+    """Names of sources; all when left out."""
+    window_hours: int = Field(26, ge=1, le=168)
+    """Alarm when nothing was sealed for this many hours."""
+
+
+class Memory(Settings):
+    """Lambda memory in MB by engine; 1,769 MB is one vCPU."""
+
+    postgres: int = Field(3538, ge=512, le=10_240)
+    mysql: int = Field(3538, ge=512, le=10_240)
+    sqlite: int = Field(1769, ge=512, le=10_240)
+    files: int = Field(1769, ge=512, le=10_240)
+
+
+class Limits(Settings):
+    """How much at a time."""
+
+    databases: int = Field(3, ge=1, le=1_000)
+    """Database units at a time."""
+    files: int = Field(5, ge=1, le=1_000)
+    """File units at a time."""
+    connections: int = Field(3, ge=1, le=32)
+    """Connections per database source."""
+    batch_bytes: int = Field(1 << 30, ge=1 << 20)
+    """A file batch holds at most this many bytes, unless a single file is larger."""
+    batch_files: int = Field(50_000, ge=1)
+    """A file batch holds at most this many files."""
+    memory: Memory = Memory()
+
+
+class Notifications(Settings):
+    """Who hears about a run."""
+
+    email: list[str] = []
+    """Addresses subscribed to the alarm topic."""
+    topic_arn: str | None = None
+    """An SNS topic of yours to use instead."""
+
+
+class Network(Settings):
+    """Where the functions run. Left out: outside any VPC."""
+
+    vpc_id: str | None = None
+    subnet_ids: list[str] = []
+    security_group_ids: list[str] = []
+    efs_access_point_arn: str | None = None
+    efs_mount: Annotated[str, StringConstraints(pattern=r"^/mnt/[A-Za-z0-9_.-]+$")] = "/mnt/efs"
+
+
+class Vault(Settings):
+    """The bucket."""
+
+    bucket: str | None = None
+    """Name of the bucket to create; CloudFormation picks one when left out."""
+    kms_key_arn: str | None = None
+    """Key of yours; the stack makes one when left out."""
+    object_lock_days: int | None = Field(None, ge=1)
+    """Object Lock in governance mode for this many days."""
+    cold_after_days: int | None = Field(None, ge=30)
+    """Move backups to Glacier Instant Retrieval after this many days."""
+    noncurrent_days: int = Field(7, ge=1)
+    """Keep deleted versions this long, as a way back from a mistake."""
+
+
+class Config(Settings):
+    """The whole of stepvault.toml."""
+
+    sources: list[Source] = Field(min_length=1)
+    targets: list[TargetSettings] = []
+    schedules: list[Schedule] = []
+    retention: Retention = Retention()
+    limits: Limits = Limits()
+    notifications: Notifications = Notifications()
+    network: Network = Network()
+    vault: Vault = Vault()
+    log_retention_days: int = Field(90, ge=1)
+    architecture: Literal["arm64", "x86_64"] = "arm64"
+
+    def source(self, name: str) -> "PostgresSource | MySqlSource | SqliteSource | FilesSource | None":
+        return next((s for s in self.sources if s.name == name), None)
+
+
+class Record(BaseModel):
+    """Base of everything stored: read by tools older and newer than the writer."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Unit(Record):
+    """One function invocation's worth of one source; a line of the plan."""
+
+    run_id: str
+    id: str
+    source: Source
+    listing: str | None = None
+    """Key of the batch's list of paths; None means the whole source."""
+    estimated_bytes: int = 0
+    estimated_files: int = 0
+
+
+class Statistics(Record):
+    """Durations of one stage's operations, in seconds."""
+
+    count: int = 0
+    min: float = 0.0
+    mean: float = 0.0
+    median: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+
+class Stage(Record):
+    """One stage of the path over a whole unit: bytes out of it and where its time went."""
+
+    bytes: int = 0
+    busy: float = 0.0
+    """Seconds of work, summed over threads."""
+    waiting: float = 0.0
+    """Seconds the chain stood still for this stage, summed over streams."""
+    operations: Statistics = Statistics()
+
+
+class Profile(Record):
+    """Where a unit's time went."""
+
+    read: Stage = Stage()
+    compress: Stage = Stage()
+    upload: Stage = Stage()
+    bottleneck: Literal["source", "cpu", "network"] = "source"
+    peak_memory: int = 0
+    """Bytes of resident memory at the highest sample."""
+    throttled: int = 0
+    """Times the memory governor held uploads back."""
+
+
+class StoredObject(Record):
+    """One object of a backup and how to prove it whole."""
+
+    name: str
+    """Path below the backup's data folder."""
+    raw_bytes: int
+    stored_bytes: int
+    raw_sha256: str
+    stored_sha256: str
+    encoding: Literal["zstd", "none"]
+    """How the stored bytes hold the raw ones."""
+    parts: int = 1
+    seconds: float = 0.0
+    rows: int | None = None
+    files: int | None = None
+    facts: dict[str, Any] = {}
+    """What the engine wants to know at restore (table, content hash, range)."""
+
+
+class Receipt(Record):
+    """Proof that a unit was stored whole."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    run_id: str
+    source: str
+    engine: str
+    unit: str
+    started: datetime
+    ended: datetime
+    objects: list[StoredObject]
+    facts: dict[str, Any] = {}
+    """What the engine knows of the source: server version, snapshot, position."""
+    warnings: list[str] = []
+    skipped: str | None = None
+    """Why an optional source was not backed up; then there are no objects."""
+    profile: Profile = Profile()
+
+    @property
+    def raw_bytes(self) -> int:
+        return sum(o.raw_bytes for o in self.objects)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(o.stored_bytes for o in self.objects)
+
+
+class Failure(Record):
+    """Why a unit failed, for the person who looks at the run."""
+
+    source: str
+    unit: str
+    error: str
+    """Class name from errors.py."""
+    message: str
+    at: datetime
+
+
+class UnitFacts(Record):
+    """What a manifest keeps of one unit's receipt beside its objects."""
+
+    unit: str
+    facts: dict[str, Any] = {}
+    started: datetime
+    ended: datetime
+    bottleneck: str = "source"
+
+
+class Manifest(Record):
+    """The object that makes a backup exist: everything needed to verify and restore it."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    run_id: str
+    source: str
+    engine: str
+    started: datetime
+    sealed: datetime
+    config: dict[str, Any]
+    """The source's settings as they were."""
+    config_sha256: str
+    raw_bytes: int
+    stored_bytes: int
+    rows: int = 0
+    files: int = 0
+    units: list[UnitFacts]
+    objects: list[StoredObject]
+    warnings: list[str] = []
+
+
+class SourceResult(Record):
+    """One source's line in a run's summary."""
+
+    source: str
+    engine: str
+    status: Literal["sealed", "failed", "skipped"]
+    units: int
+    units_done: int
+    raw_bytes: int = 0
+    stored_bytes: int = 0
+    rows: int = 0
+    files: int = 0
+    bottleneck: str | None = None
+    failures: list[Failure] = []
+    warnings: list[str] = []
+
+
+class Summary(Record):
+    """What a run did."""
+
+    format_version: int = FORMAT_VERSION
+    tool_version: str
+    run_id: str
+    started: datetime
+    ended: datetime
+    schedule: str | None = None
+    sources: list[SourceResult]
+
+
+class RestoreTask(Record):
+    """One function invocation's worth of a restore; a line of the restore plan.
+
+    Tasks of stage ``before`` all end before the first of ``data`` starts, and those before
+    ``after``; tasks of one stage run in parallel, in any order.
+    """
+
+    stage: Literal["before", "data", "after"]
+    id: str
+    objects: list[str] = []
+    """Names of the stored objects the task needs."""
+    arguments: dict[str, Any] = {}
+    """The engine's own."""
+
+
+class RestoreOptions(Record):
+    """What a person may choose about a restore."""
+
+    only: list[str] = []
+    """Tables or path globs; everything when empty."""
+    overwrite: bool = False
+    """Write over what is already there."""
+    database: str | None = None
+    """Name of the database to restore into, when not the one the target names."""
+    owner: Literal["keep", "none"] | str = "keep"
+    """Who owns what is restored: as in the backup, the connecting user, or that role."""
