@@ -276,7 +276,9 @@ class Config(Settings):
     log_retention_days: int = Field(90, ge=1)
     architecture: Literal["arm64", "x86_64"] = "arm64"
 
-    def source(self, name: str) -> "PostgresSource | MySqlSource | SqliteSource | FilesSource | None":
+    def source(
+        self, name: str
+    ) -> "PostgresSource | MySqlSource | SqliteSource | FilesSource | None":
         return next((s for s in self.sources if s.name == name), None)
 
 
@@ -339,6 +341,8 @@ class StoredObject(Record):
 
     name: str
     """Path below the backup's data folder."""
+    run_id: str | None = None
+    """Run whose data folder holds it; None: the run the record belongs to."""
     raw_bytes: int
     stored_bytes: int
     raw_sha256: str

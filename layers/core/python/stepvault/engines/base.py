@@ -38,6 +38,9 @@ class EndFrame:
 
 END_FRAME = EndFrame()
 
+#: The id of the only unit of a source that is not split.
+WHOLE = "0000"
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -54,6 +57,68 @@ class Connection:
     """Seconds."""
 
 
+class ObjectReader(Protocol):
+    """Reads S3 objects that are sources, so that engines need no AWS library.
+
+    Every method raises SourceMissing, SourceDenied or SourceUnreachable.
+    """
+
+    def list(self, bucket: str, prefix: str) -> "Iterator[ObjectEntry]":
+        """Every object under the prefix, in key order."""
+        ...
+
+    def read(self, bucket: str, key: str, etag: str | None = None) -> Iterator[bytes]:
+        """The object's bytes; SourceChanged if its ETag is no longer the one given."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectEntry:
+    """One object of a bucket."""
+
+    key: str
+    size: int
+    etag: str
+    modified: float
+    """Unix time in seconds."""
+
+
+@dataclass(frozen=True)
+class PlanJob:
+    """One source to cut into units."""
+
+    source: Any
+    batch_bytes: int = 1 << 30
+    batch_files: int = 50_000
+    previous: "Previous | None" = None
+    """The newest sealed backup of the same source, if there is one."""
+    buckets: ObjectReader | None = None
+
+
+@dataclass(frozen=True)
+class Previous:
+    """An earlier backup that a new one may lean on."""
+
+    run_id: str
+    config: Mapping[str, Any]
+    """The source's settings at that time."""
+    objects: Sequence[StoredObject]
+    read: Callable[[StoredObject], Iterator[bytes]]
+    """The raw bytes of an object, verified at the end."""
+
+
+@dataclass(frozen=True)
+class UnitDraft:
+    """One unit, before it has keys."""
+
+    id: str
+    """Unique within the source, safe as a key segment."""
+    listing: Iterable[bytes] | None = None
+    """What the unit needs to know, opaque to all but the engine; stored compressed."""
+    estimated_bytes: int = 0
+    estimated_files: int = 0
+
+
 @dataclass(frozen=True)
 class Job:
     """One unit to back up."""
@@ -62,14 +127,16 @@ class Job:
     """The source's settings, of the engine's own model."""
     connection: Connection | None = None
     """Where to connect; None for engines that read files."""
-    paths: Iterable[bytes] | None = None
-    """The paths of a file batch, relative to the source; None means the whole source."""
+    listing: Iterator[bytes] | None = None
+    """What ``plan`` wrote for this unit, in chunks of any size; None means the whole source."""
     connections: int = 1
     """How many streams may be read in parallel."""
     scratch: Path = Path("/tmp")
     """An empty folder for small temporary files; removed afterwards."""
     remaining: Callable[[], float] = lambda: float("inf")
     """Seconds left before the path gives up."""
+    buckets: "ObjectReader | None" = None
+    """For sources that are objects in S3."""
 
 
 class Stream(Protocol):
@@ -117,6 +184,8 @@ class Snapshot(Protocol):
     """What is known of the source: server version, snapshot, position (small, JSON)."""
     warnings: list[str]
     """What the person should know though the backup is whole; may grow while reading."""
+    references: Sequence[StoredObject]
+    """Objects of earlier runs (``run_id`` set) that this backup leans on; mostly empty."""
 
     def streams(self) -> Iterator[Stream]:
         """The streams, largest first; consumed by several threads under a lock."""
@@ -158,6 +227,10 @@ class RestoreJob:
 
 class Engine(Protocol):
     """One kind of source."""
+
+    def plan(self, job: PlanJob) -> Iterator[UnitDraft]:
+        """Cut the source into units; databases are one unit (``WHOLE``)."""
+        ...
 
     def open(self, job: Job) -> AbstractContextManager[Snapshot]:
         """Connect and freeze a consistent view.
