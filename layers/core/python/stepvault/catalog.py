@@ -1,0 +1,367 @@
+"""The vault: what runs and backups are in it, and the records that describe them.
+
+Beside ``multipart`` (which writes data) this is the only room that speaks S3 to the vault.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import zstandard
+
+from stepvault import keys, storage
+from stepvault.compress import decompress
+from stepvault.errors import BackupTampered, RunNotFound, StorageUnavailable
+from stepvault.models import Failure, Kind, Manifest, Receipt, Record, StoredObject, Summary, Unit
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
+
+R = TypeVar("R", bound=Record)
+
+#: Bytes per GET while streaming: short requests survive a slow reader, which one long
+#: response would not (S3 closes a connection that nobody reads).
+FETCH = 8 << 20
+
+
+class Listed(NamedTuple):
+    """An object as a listing shows it."""
+
+    key: str
+    size: int
+
+
+class Vault:
+    """One vault bucket.
+
+    Every method raises VaultMissing, VaultDenied or StorageUnavailable when S3 says so.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        self.bucket = bucket
+
+    # --- objects ---------------------------------------------------------------------------
+
+    @property
+    def _s3(self) -> "S3Client":
+        return storage.client()
+
+    def get(self, key: str) -> bytes | None:
+        """The object's bytes, or None if there is none."""
+        with storage.vault_errors(self.bucket):
+            try:
+                return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
+            except self._s3.exceptions.ClientError as error:
+                if storage.error_code(error) in storage.MISSING_KEY:
+                    return None
+                raise
+
+    def put(self, key: str, body: bytes, *, only_new: bool = False) -> None:
+        """Store a small object whole; with ``only_new`` an object that is there stays."""
+        with storage.vault_errors(self.bucket):
+            try:
+                condition = {"IfNoneMatch": "*"} if only_new else {}
+                self._s3.put_object(
+                    Bucket=self.bucket,
+                    Key=key,
+                    Body=body,
+                    ChecksumSHA256=_base64_sha256(body),
+                    **condition,  # type: ignore[arg-type]
+                )
+            except self._s3.exceptions.ClientError as error:
+                if storage.error_code(error) not in {"PreconditionFailed", "412"}:
+                    raise
+
+    def entries(self, prefix: str) -> Iterator[Listed]:
+        """Every object under the prefix, in key order."""
+        with storage.vault_errors(self.bucket):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix
+            )
+            for page in pages:
+                for entry in page.get("Contents", []):
+                    yield Listed(entry["Key"], entry["Size"])
+
+    def folders(self, prefix: str) -> list[str]:
+        """Names of the folders right below the prefix, in order."""
+        with storage.vault_errors(self.bucket):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
+            )
+            return [
+                entry["Prefix"][len(prefix) : -1]
+                for page in pages
+                for entry in page.get("CommonPrefixes", [])
+            ]
+
+    def delete(self, wanted: Iterable[str]) -> int:
+        """Remove objects (in a versioned bucket: hide them); how many were removed."""
+        batch: list[ObjectIdentifierTypeDef] = []
+        removed = 0
+        with storage.vault_errors(self.bucket):
+            for key in [*wanted, None]:
+                if key is not None:
+                    batch.append({"Key": key})
+                if batch and (key is None or len(batch) == 1000):
+                    answer = self._s3.delete_objects(
+                        Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True}
+                    )
+                    if errors := answer.get("Errors"):
+                        first = errors[0]
+                        raise StorageUnavailable(
+                            f"S3 did not remove {first.get('Key')!r} ({first.get('Code')})",
+                            "Run prune again",
+                        )
+                    removed += len(batch)
+                    batch = []
+        return removed
+
+    def read_range(self, key: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of an object.
+
+        Raises:
+            BackupTampered: the object is gone or shorter.
+        """
+        if end <= start:
+            return b""
+        with storage.vault_errors(self.bucket):
+            for attempt in range(3):
+                try:
+                    body = self._s3.get_object(
+                        Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end - 1}"
+                    )["Body"].read()
+                except self._s3.exceptions.ClientError as error:
+                    if storage.error_code(error) in storage.MISSING_KEY | {"InvalidRange", "416"}:
+                        break
+                    raise
+                except OSError:  # the connection broke inside the body
+                    if attempt == 2:
+                        raise StorageUnavailable(f"S3 cut off {key!r} three times") from None
+                    continue
+                if len(body) == end - start:
+                    return body
+                break
+        raise BackupTampered(
+            f"The stored object {key!r} is missing or shorter than its manifest says",
+            "Restore another run; an earlier version of the object may still be in the bucket",
+        )
+
+    def fetch(self, key: str, size: int) -> Iterator[bytes]:
+        """The stored bytes of an object of that size, one request ahead of the reader."""
+        ranges = [(at, min(at + FETCH, size)) for at in range(0, size, FETCH)]
+        with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
+            ahead = None
+            for start, end in ranges:
+                coming, ahead = ahead, pool.submit(self.read_range, key, start, end)
+                if coming is not None:
+                    yield coming.result()
+            if ahead is not None:
+                yield ahead.result()
+
+    def read(self, source: str, run: str, stored: StoredObject) -> Iterator[bytes]:
+        """The raw bytes of a stored object, verified.
+
+        Raises:
+            BackupTampered: at the end of the stream, if sizes or hashes are not those recorded;
+                whoever consumes the stream must not make anything final before.
+        """
+        key = keys.data(source, stored.run_id or run, stored.name)
+        stored_hash, raw_hash, raw_size = hashlib.sha256(), hashlib.sha256(), 0
+
+        def hashed() -> Iterator[bytes]:
+            for chunk in self.fetch(key, stored.stored_bytes):
+                stored_hash.update(chunk)
+                yield chunk
+
+        try:
+            for chunk in hashed() if stored.encoding == "none" else decompress(hashed()):
+                raw_hash.update(chunk)
+                raw_size += len(chunk)
+                yield chunk
+        except zstandard.ZstdError as error:
+            raise _tampered(key, f"zstd says {error}") from error
+        if stored_hash.hexdigest() != stored.stored_sha256:
+            raise _tampered(key, "its SHA-256 differs from the manifest's")
+        if raw_size != stored.raw_bytes or raw_hash.hexdigest() != stored.raw_sha256:
+            raise _tampered(key, "its unpacked bytes differ from the manifest's")
+
+    # --- uploads not finished ----------------------------------------------------------------
+
+    def open_uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """(key, upload id) of every multipart upload under the prefix."""
+        with storage.vault_errors(self.bucket):
+            pages = self._s3.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=prefix
+            )
+            return [(u["Key"], u["UploadId"]) for page in pages for u in page.get("Uploads", [])]
+
+    def uploaded_bytes(self, key: str, upload_id: str) -> int:
+        """Bytes of the parts an open upload has so far; 0 if it ended meanwhile."""
+        try:
+            pages = self._s3.get_paginator("list_parts").paginate(
+                Bucket=self.bucket, Key=key, UploadId=upload_id
+            )
+            return sum(part["Size"] for page in pages for part in page.get("Parts", []))
+        except self._s3.exceptions.ClientError:
+            return 0
+
+    def abort_uploads(self, prefix: str) -> int:
+        """Abort every open upload under the prefix; how many there were."""
+        uploads = self.open_uploads(prefix)
+        with storage.vault_errors(self.bucket):
+            for key, upload_id in uploads:
+                self._s3.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
+        return len(uploads)
+
+    # --- records -----------------------------------------------------------------------------
+
+    def _record(self, key: str, model: type[R]) -> R | None:
+        body = self.get(key)
+        return None if body is None else model.model_validate_json(body)
+
+    def _records(self, wanted: Sequence[str], model: type[R]) -> list[R]:
+        with ThreadPoolExecutor(16, thread_name_prefix="records") as pool:
+            found = pool.map(lambda key: self._record(key, model), wanted)
+            return [record for record in found if record is not None]
+
+    def receipt(self, source: str, run: str, unit: str) -> Receipt | None:
+        return self._record(keys.receipt(source, run, unit), Receipt)
+
+    def receipt_ids(self, source: str, run: str) -> set[str]:
+        """Units of the source that have a receipt."""
+        prefix = keys.receipts_prefix(source, run)
+        return {e.key[len(prefix) : -len(".json")] for e in self.entries(prefix)}
+
+    def receipts(self, source: str, run: str) -> list[Receipt]:
+        return self._records(
+            [e.key for e in self.entries(keys.receipts_prefix(source, run))], Receipt
+        )
+
+    def put_receipt(self, receipt: Receipt) -> None:
+        key = keys.receipt(receipt.source, receipt.run_id, receipt.unit)
+        self.put(key, _json(receipt))
+
+    def failures(self, run: str) -> list[Failure]:
+        """Why units failed; a unit that succeeded later may still be among them."""
+        return self._records([e.key for e in self.entries(keys.failures_prefix(run))], Failure)
+
+    def put_failure(self, run: str, failure: Failure) -> None:
+        self.put(keys.failure(run, failure.source, failure.unit), _json(failure))
+
+    def manifest(self, source: str, run: str) -> Manifest:
+        """The manifest of a sealed backup.
+
+        Raises:
+            RunNotFound: with the runs there are.
+        """
+        found = self._record(keys.manifest(source, run), Manifest)
+        if found is not None:
+            return found
+        if not (sealed := self.sealed_runs(source)):
+            known = ", ".join(self.folders(keys.BACKUPS)) or "none yet"
+            raise RunNotFound(f"No sealed backup of {source!r}; sources in the vault: {known}")
+        raise RunNotFound(
+            f"No sealed backup of {source!r} under run id {run!r}",
+            f"The newest are: {', '.join(sealed[-3:])}; 'stepvault runs' lists all",
+        )
+
+    def latest(self, source: str) -> Manifest | None:
+        """The newest sealed backup of the source, or None."""
+        runs = self.sealed_runs(source)
+        return self.manifest(source, runs[-1]) if runs else None
+
+    def put_manifest(self, manifest: Manifest) -> None:
+        """Make the backup exist. The first manifest of a run stays."""
+        self.put(keys.manifest(manifest.source, manifest.run_id), _json(manifest), only_new=True)
+
+    def sources(self) -> list[str]:
+        """Names of the sources that have anything in the vault."""
+        return self.folders(keys.BACKUPS)
+
+    def backup_runs(self, source: str) -> list[str]:
+        """Run ids that have anything of the source, sealed or not, oldest first."""
+        return [r for r in self.folders(keys.source_prefix(source)) if keys.is_run_id(r)]
+
+    def sealed_runs(self, source: str) -> list[str]:
+        """Run ids of the source's sealed backups, oldest first."""
+        runs = self.backup_runs(source)
+        with ThreadPoolExecutor(16, thread_name_prefix="sealed") as pool:
+            sealed = pool.map(lambda run: self.exists(keys.manifest(source, run)), runs)
+            return [run for run, there in zip(runs, sealed, strict=True) if there]
+
+    def exists(self, key: str) -> bool:
+        with storage.vault_errors(self.bucket):
+            try:
+                self._s3.head_object(Bucket=self.bucket, Key=key)
+            except self._s3.exceptions.ClientError as error:
+                if storage.error_code(error) in storage.MISSING_KEY:
+                    return False
+                raise
+            return True
+
+    # --- runs --------------------------------------------------------------------------------
+
+    def runs(self) -> list[str]:
+        """Ids of all runs, oldest first."""
+        return [run for run in self.folders(keys.RUNS) if keys.is_run_id(run)]
+
+    def summary(self, run: str) -> Summary | None:
+        """What the run did; None while it has not been sealed."""
+        return self._record(keys.summary(run), Summary)
+
+    def put_summary(self, summary: Summary) -> None:
+        self.put(keys.summary(summary.run_id), _json(summary))
+
+    def units(self, run: str) -> list[Unit] | None:
+        """Every unit of the run's plan; None if it was not planned."""
+        kinds: tuple[Kind, ...] = ("databases", "files")
+        bodies = [self.get(keys.plan(run, kind)) for kind in kinds]
+        if all(body is None for body in bodies):
+            return None
+        lines = [line for body in bodies if body for line in body.splitlines()]
+        return [Unit.model_validate_json(line) for line in lines]
+
+    def put_plan(self, key: str, units: Sequence[Unit]) -> None:
+        self.put(key, b"".join(_json(unit) + b"\n" for unit in units))
+
+    def put_lines(self, key: str, records: Sequence[Record]) -> None:
+        self.put(key, b"".join(_json(record) + b"\n" for record in records))
+
+    def put_listing(self, key: str, listing: Iterable[bytes]) -> None:
+        """A unit's listing, compressed. A hundred thousand paths are about 1 MB."""
+        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+        body = b"".join(compressor.compress(chunk) for chunk in listing)
+        self.put(key, body + compressor.flush())
+
+    def listing(self, key: str) -> Iterator[bytes]:
+        """What ``put_listing`` stored."""
+        body = self.get(key)
+        if body is None:
+            raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
+        yield from decompress([body])
+
+
+def _json(record: Record) -> bytes:
+    return record.model_dump_json(exclude_none=True).encode()
+
+
+def config_digest(config: object) -> str:
+    """SHA-256 of a settings mapping, for telling whether two backups had the same."""
+    canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _base64_sha256(body: bytes) -> str:
+    import base64
+
+    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+
+
+def _tampered(key: str, how: str) -> BackupTampered:
+    return BackupTampered(
+        f"The stored object {key!r} is not what was backed up: {how}",
+        "Nothing of it was put in place; restore another run, or an earlier version of the object",
+    )

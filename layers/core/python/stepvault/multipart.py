@@ -1,0 +1,203 @@
+"""A stream of unknown length into one S3 object, in bounded memory.
+
+Parts are uploaded beside the stream by a shared pool; a stream that gets ahead of its uploads
+waits (back-pressure). Leaving the ``with`` block by an error, any error, aborts the upload.
+"""
+
+import base64
+import hashlib
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from types import TracebackType
+
+from stepvault import storage
+from stepvault.governor import Governor
+from stepvault.profiling import StageMeter
+
+MIB = 1 << 20
+#: S3: at most 10,000 parts; 5 MiB to 5 GiB each (docs: "Amazon S3 multipart upload limits").
+MAX_PARTS = 10_000
+FIRST_PART = 8 * MIB
+_DOUBLE_EVERY = 1_000
+
+
+def part_size(number: int) -> int:
+    """Bytes of part ``number`` (from 1): 8 MiB, doubled every thousand parts.
+
+    The first 8 GB stay at 8 MiB, so memory stays small where nearly all streams end; the
+    10,000th part is 4 GiB and all together hold 7.99 TiB, beyond S3's 5 TiB for one upload.
+    """
+    return FIRST_PART << ((number - 1) // _DOUBLE_EVERY)
+
+
+@dataclass(frozen=True)
+class Uploaded:
+    """A finished object."""
+
+    bytes: int
+    sha256: str
+    parts: int
+
+
+class Upload:
+    """Write bytes, then ``complete``; use as a context manager.
+
+    Args:
+        pool: runs the requests; shared by the streams of a unit.
+        inflight: parts of this stream that may be on their way at a time. Memory is at most
+            ``inflight + 1`` parts (``inflight + 2`` at the instant one is handed over).
+        governor: may lower ``inflight`` while memory is short.
+        meter: told of every request and every wait.
+
+    Raises:
+        VaultMissing, VaultDenied, StorageUnavailable: from ``write`` or ``complete``, when a
+            request failed for good.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        key: str,
+        pool: Executor,
+        inflight: int,
+        governor: Governor,
+        meter: StageMeter,
+    ) -> None:
+        self._bucket = bucket
+        self._key = key
+        self._pool = pool
+        self._wanted = inflight
+        self._governor = governor
+        self._meter = meter
+        self._buffer = bytearray()
+        self._next = 1
+        self._size = 0
+        self._sha256 = hashlib.sha256()
+        self._upload_id: str | None = None
+        self._changed = threading.Condition()
+        self._flying = 0
+        self._etags: dict[int, tuple[str, str]] = {}
+        self._error: BaseException | None = None
+        self._completed = False
+
+    def __enter__(self) -> "Upload":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._completed:
+            self.abort()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Take bytes; blocks while too many parts are on their way."""
+        self._sha256.update(data)
+        self._buffer += data
+        if len(self._buffer) >= part_size(self._next):
+            self._send_part()
+
+    def complete(self) -> Uploaded:
+        """Make the object exist. Everything written is in it once this returns."""
+        if self._upload_id is None:
+            self._put_whole()
+        else:
+            if self._buffer:
+                self._send_part()
+            self._wait_until(lambda: self._flying == 0)
+            self._finish()
+        self._completed = True
+        return Uploaded(self._size, self._sha256.hexdigest(), max(1, len(self._etags)))
+
+    def abort(self) -> None:
+        """Leave nothing behind; an upload that cannot be aborted is left to the lifecycle rule."""
+        self._completed = True
+        with self._changed:
+            self._changed.wait_for(lambda: self._flying == 0)
+        if self._upload_id is not None:
+            with storage.vault_errors(self._bucket):
+                storage.client().abort_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
+                )
+
+    def _put_whole(self) -> None:
+        body = self._take_buffer()
+        started = time.perf_counter()
+        with storage.vault_errors(self._bucket):
+            storage.client().put_object(
+                Bucket=self._bucket, Key=self._key, Body=bytes(body), ChecksumCRC32=_crc32(body)
+            )
+        self._meter.add(len(body), time.perf_counter() - started, 0.0)
+
+    def _send_part(self) -> None:
+        if self._upload_id is None:
+            with storage.vault_errors(self._bucket):
+                self._upload_id = storage.client().create_multipart_upload(
+                    Bucket=self._bucket, Key=self._key, ChecksumAlgorithm="CRC32"
+                )["UploadId"]
+        self._wait_until(lambda: self._flying < self._governor.inflight(self._wanted))
+        number, self._next = self._next, self._next + 1
+        body = self._take_buffer()
+        with self._changed:
+            self._flying += 1
+        self._pool.submit(self._upload_part, number, body)
+
+    def _take_buffer(self) -> bytearray:
+        body, self._buffer = self._buffer, bytearray()
+        self._size += len(body)
+        return body
+
+    def _upload_part(self, number: int, body: bytearray) -> None:
+        try:
+            if self._error is None and not self._completed:
+                started = time.perf_counter()
+                checksum = _crc32(body)
+                with storage.vault_errors(self._bucket):
+                    etag = storage.client().upload_part(
+                        Bucket=self._bucket,
+                        Key=self._key,
+                        UploadId=self._upload_id or "",
+                        PartNumber=number,
+                        Body=body,  # type: ignore[arg-type]  # botocore takes a bytearray
+                        ChecksumCRC32=checksum,
+                    )["ETag"]
+                self._etags[number] = (etag, checksum)
+                self._meter.add(len(body), time.perf_counter() - started, 0.0)
+        except BaseException as error:  # raised again in the stream
+            self._error = error
+        finally:
+            with self._changed:
+                self._flying -= 1
+                self._changed.notify_all()
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        started = time.perf_counter()
+        with self._changed:
+            while self._error is None and not condition():
+                self._changed.wait(1.0)  # the governor's answer changes without a notification
+        self._meter.wait(time.perf_counter() - started)
+        if self._error is not None:
+            raise self._error
+
+    def _finish(self) -> None:
+        parts = [
+            {"PartNumber": number, "ETag": etag, "ChecksumCRC32": checksum}
+            for number, (etag, checksum) in sorted(self._etags.items())
+        ]
+        with storage.vault_errors(self._bucket):
+            storage.client().complete_multipart_upload(
+                Bucket=self._bucket,
+                Key=self._key,
+                UploadId=self._upload_id or "",
+                MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
+            )
+
+
+def _crc32(body: bytearray) -> str:
+    return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()

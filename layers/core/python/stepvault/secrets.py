@@ -1,0 +1,162 @@
+"""From connection settings to an address and credentials. The only room that speaks
+Secrets Manager, SSM and RDS token signing."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from stepvault.engines.base import Connection
+from stepvault.errors import ConfigInvalid, SourceDenied, SourceMissing, SourceUnreachable
+from stepvault.models import ConnectionSettings
+
+_ALIASES = {
+    "host": ("host", "hostname", "server"),
+    "port": ("port",),
+    "user": ("username", "user"),
+    "password": ("password",),
+    "database": ("dbname", "database"),
+}
+
+
+def resolve(settings: ConnectionSettings, database: str | None = None) -> Connection:
+    """Where to connect and as whom.
+
+    Values written in the settings win over those of the secret; ``database`` wins over both.
+
+    Raises:
+        ConfigInvalid: the secret's content or the URL cannot be understood.
+        SourceMissing, SourceDenied, SourceUnreachable: the secret cannot be read.
+    """
+    found = _values(settings)
+    host = settings.host or found.get("host")
+    if not host:
+        raise ConfigInvalid(
+            f"{_origin(settings)} names no host", 'Add "host" to it, or host = "…" beside it'
+        )
+    port = settings.port or found.get("port")
+    return Connection(
+        host=str(host),
+        port=int(port) if port else None,
+        user=settings.user or found.get("user"),
+        password=found.get("password"),
+        database=database or settings.database or found.get("database"),
+        tls=settings.tls or found.get("tls") or ("verify-full" if settings.iam else "prefer"),
+        tls_ca=settings.tls_ca,
+    )
+
+
+def _origin(settings: ConnectionSettings) -> str:
+    for kind in ("secret", "parameter", "url_env"):
+        if value := getattr(settings, kind):
+            return f"The {kind} {value!r}"
+    return "The connection"
+
+
+def _values(settings: ConnectionSettings) -> Mapping[str, Any]:
+    if settings.iam:
+        return {"password": _token(settings)}
+    if settings.url_env:
+        text = os.environ.get(settings.url_env, "")  # the person's own variable, not ours
+        if not text:
+            raise ConfigInvalid(
+                f"The environment variable {settings.url_env!r} is not set",
+                "Set it to a URL such as postgresql://user:password@host:5432/database",
+            )
+    else:
+        text = _secret(settings.secret) if settings.secret else _parameter(settings.parameter or "")
+    return _parse_url(text, settings) if "://" in text[:32] else _parse_json(text, settings)
+
+
+def _parse_json(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
+    try:
+        content = json.loads(text)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ConfigInvalid(
+            f"{_origin(settings)} holds neither a JSON object nor a URL",
+            'Use the RDS shape {"host": …, "port": …, "username": …, "password": …}',
+        )
+    return {
+        name: next((content[a] for a in aliases if content.get(a) not in (None, "")), None)
+        for name, aliases in _ALIASES.items()
+    }
+
+
+def _parse_url(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError as error:
+        raise ConfigInvalid(f"{_origin(settings)} holds a URL with a bad port") from error
+    query = parse_qs(url.query)
+    return {
+        "host": unquote(url.hostname or "") or query.get("host", [None])[0],
+        "port": port,
+        "user": unquote(url.username) if url.username else None,
+        "password": unquote(url.password) if url.password else None,
+        "database": unquote(url.path.lstrip("/")) or None,
+        "tls": query.get("sslmode", [None])[0],
+    }
+
+
+def _secret(name: str) -> str:
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client("secretsmanager", config=Config(connect_timeout=10, read_timeout=10))
+    return _read("secret", name, lambda: client.get_secret_value(SecretId=name)["SecretString"])
+
+
+def _parameter(name: str) -> str:
+    import boto3
+    from botocore.config import Config
+
+    client = boto3.client("ssm", config=Config(connect_timeout=10, read_timeout=10))
+    return _read(
+        "parameter",
+        name,
+        lambda: client.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"],
+    )
+
+
+def _read(kind: str, name: str, call: Any) -> str:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return str(call())
+    except KeyError as error:
+        raise ConfigInvalid(
+            f"The {kind} {name!r} holds binary data", "Store the RDS JSON shape as text"
+        ) from error
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in {"ResourceNotFoundException", "ParameterNotFound"}:
+            raise SourceMissing(
+                f"The {kind} {name!r} does not exist in this account and region",
+                "Check its name, or create it",
+            ) from error
+        raise SourceDenied(
+            f"The {kind} {name!r} may not be read ({code})",
+            "Allow the function's role to read it, and to use its KMS key",
+        ) from error
+    except BotoCoreError as error:
+        raise SourceUnreachable(
+            f"The {kind} {name!r} cannot be read: {error}",
+            "A function in a VPC needs an interface endpoint for it",
+        ) from error
+
+
+def _token(settings: ConnectionSettings) -> str:
+    import boto3
+
+    if settings.port is None:
+        raise ConfigInvalid("iam needs the port beside host and user", "Add port = 5432 or 3306")
+    client = boto3.client("rds")
+    return str(
+        client.generate_db_auth_token(
+            DBHostname=settings.host or "", Port=settings.port, DBUsername=settings.user or ""
+        )
+    )
