@@ -23,7 +23,11 @@ class Settings(BaseModel):
     """Base of everything a person writes: unknown keys are mistakes."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, serialize_by_alias=True, use_attribute_docstrings=True
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
     )
 
 
@@ -49,8 +53,11 @@ class ConnectionSettings(Settings):
     iam: bool = False
     """RDS IAM database authentication; needs host and user."""
     host: str | None = None
+    """Host name or address; wins over the secret's."""
     port: int | None = Field(None, ge=1, le=65_535)
+    """Port; wins over the secret's."""
     user: str | None = None
+    """Account to connect as; wins over the secret's."""
     database: str | None = None
     """Database to connect to; wins over the secret's."""
     tls: Tls | None = None
@@ -177,8 +184,11 @@ class TargetSettings(Settings):
     """A place that restores may write to: a database server or a directory."""
 
     name: Name
+    """Unique; what ``--to`` takes."""
     connection: ConnectionSettings | None = None
+    """A database server, with an account that may create."""
     path: str | None = None
+    """A directory that the functions can write, or s3://bucket/prefix."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "TargetSettings":
@@ -241,10 +251,15 @@ class Network(Settings):
     """Where the functions run. Left out: outside any VPC."""
 
     vpc_id: str | None = None
+    """The VPC that the sources are in."""
     subnet_ids: list[str] = []
+    """Its subnets, with a way to S3, Secrets Manager and Step Functions."""
     security_group_ids: list[str] = []
+    """Security groups that the databases let in; the stack makes one when left out."""
     efs_access_point_arn: str | None = None
+    """EFS access point to mount, read as the user it names."""
     efs_mount: Annotated[str, StringConstraints(pattern=r"^/mnt/[A-Za-z0-9_.-]+$")] = "/mnt/efs"
+    """Where the functions see it."""
 
 
 class Vault(Settings):
@@ -266,15 +281,21 @@ class Config(Settings):
     """The whole of stepvault.toml."""
 
     sources: list[Source] = Field(min_length=1)
+    """What to back up."""
     targets: list[TargetSettings] = []
+    """Where ``stepvault restore --to`` may restore to by name."""
     schedules: list[Schedule] = []
+    """When; none: only when somebody starts a run."""
     retention: Retention = Retention()
+    """What to keep of every source that says nothing else; everything when left out."""
     limits: Limits = Limits()
     notifications: Notifications = Notifications()
     network: Network = Network()
     vault: Vault = Vault()
     log_retention_days: int = Field(90, ge=1)
+    """Keep the functions' logs this many days."""
     architecture: Literal["arm64", "x86_64"] = "arm64"
+    """Processor of the functions; arm64 costs less."""
 
     def source(
         self, name: str

@@ -1,0 +1,180 @@
+"""Read stepvault.toml: the TOML that a person writes, or the JSON that the deployment carries.
+
+``mistakes.py`` says what is wrong with it, all at once; here are the file, the normalised
+JSON, the JSON Schema for editors and the small command that synth uses.
+
+::
+
+    python -m stepvault.config check [--json] PATH    a summary, or the normalised JSON
+    python -m stepvault.config schema                 the JSON Schema for editors
+"""
+
+import argparse
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stepvault import mistakes
+from stepvault.errors import ConfigInvalid, StepvaultError
+from stepvault.models import Config
+
+
+def load(path: str | Path) -> Config:
+    """The configuration in that file.
+
+    Raises:
+        ConfigInvalid: the file cannot be read, or one line per mistake in it.
+    """
+    path = Path(path)
+    return parse(_read(path), origin=path.name)
+
+
+def parse(raw: dict[str, Any], origin: str = "the configuration") -> Config:
+    """The configuration in a mapping as TOML or JSON gives it; ``origin`` names it in errors."""
+    found = mistakes.find(raw)
+    if found:
+        count = "a mistake" if len(found) == 1 else f"{len(found)} mistakes"
+        raise ConfigInvalid("\n  ".join([f"{origin} has {count}:", *found]))
+    return Config.model_validate(raw)
+
+
+def to_json(config: Config) -> str:
+    """The normalised form: every default written out, keys as in the TOML."""
+    return config.model_dump_json(by_alias=True, indent=2)
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of stepvault.toml, for editors that complete and check while typing."""
+    schema = Config.model_json_schema(by_alias=True)
+    _tidy(schema)
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "stepvault.toml",
+        **{k: v for k, v in schema.items() if k != "title"},
+    }
+
+
+def summary(config: Config) -> list[str]:
+    """A few lines for the person who asked whether the file is right."""
+
+    def counted(things: Sequence[Any], what: str) -> str:
+        return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+    schedules = [
+        f"  {s.name}: {s.expression} {s.timezone}, {', '.join(s.sources) or 'all sources'}"
+        for s in config.schedules
+    ]
+    return [
+        f"{counted(config.sources, 'source')}: "
+        + ", ".join(f"{s.name} ({s.engine})" for s in config.sources),
+        counted(config.schedules, "schedule") + (":" if schedules else ""),
+        *schedules,
+        counted(config.targets, "restore target")
+        + (": " + ", ".join(t.name for t in config.targets) if config.targets else ""),
+    ]
+
+
+# Reading
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigInvalid(
+            f"there is no configuration at {path}",
+            "Copy examples/stepvault.toml there and edit it, or name another file with --config",
+        ) from None
+    except IsADirectoryError:
+        raise ConfigInvalid(
+            f"{path} is a folder", f"Name the file in it, such as {path / 'stepvault.toml'}"
+        ) from None
+    except OSError as e:
+        raise ConfigInvalid(
+            f"{path} cannot be read: {e.strerror}", "Make the file readable for this user"
+        ) from None
+    except UnicodeDecodeError as e:
+        raise ConfigInvalid(
+            f"{path} is not UTF-8 (byte {e.start})", "Save the file with UTF-8 encoding"
+        ) from None
+    try:
+        raw = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except json.JSONDecodeError as e:
+        raise ConfigInvalid(
+            f"{path}, line {e.lineno}, column {e.colno}: {e.msg}", "Correct the JSON there"
+        ) from None
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigInvalid(_toml_mistake(path, str(e), text), _toml_fix(str(e))) from None
+    if not isinstance(raw, dict):
+        raise ConfigInvalid(
+            f"{path} holds a JSON {type(raw).__name__}, not an object",
+            "Make it with: stepvault config check --json stepvault.toml",
+        )
+    return raw
+
+
+def _toml_mistake(path: Path, said: str, text: str) -> str:
+    where = re.search(r" \(at line (\d+), column (\d+)\)$", said)
+    if where:
+        return f"{path}, line {where[1]}, column {where[2]}: {said[: where.start()]}"
+    return f"{path}, line {text.count('\n') + 1}: {said.removesuffix(' (at end of document)')}"
+
+
+def _toml_fix(said: str) -> str:
+    if "Invalid value" in said:
+        return 'Text needs quotes: name = "shop"'
+    if "Cannot" in said or "overwrite" in said:
+        return "Each key and each [table] may stand there once; [[sources]] begins another source"
+    return "Correct the TOML there"
+
+
+def _tidy(node: Any) -> None:
+    """Drop what only makes sense to Python: null beside a type, titles made of key names."""
+    if isinstance(node, list):
+        for item in node:
+            _tidy(item)
+    if not isinstance(node, dict):
+        return
+    choices = node.get("anyOf")
+    if isinstance(choices, list):
+        kept = [c for c in choices if c != {"type": "null"}]
+        node.pop("anyOf")
+        node.update(kept[0] if len(kept) == 1 else {"anyOf": kept})
+        if node.get("default", "") is None:
+            del node["default"]
+    if isinstance(node.get("title"), str):
+        del node["title"]
+    for value in node.values():
+        _tidy(value)
+
+
+# The command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Check a file or print the schema; 0 if all is well, else 2 and the mistakes on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m stepvault.config")
+    commands = parser.add_subparsers(dest="command", required=True)
+    check = commands.add_parser("check", help="say whether the file is right, and what is not")
+    check.add_argument("path", type=Path)
+    check.add_argument("--json", action="store_true", help="print the normalised configuration")
+    commands.add_parser("schema", help="print the JSON Schema")
+    given = parser.parse_args(arguments)
+    if given.command == "schema":
+        sys.stdout.write(json.dumps(json_schema(), indent=2, ensure_ascii=False) + "\n")
+        return 0
+    try:
+        config = load(given.path)
+    except StepvaultError as e:
+        sys.stderr.write(f"{e}\n")
+        return 2
+    sys.stdout.write((to_json(config) if given.json else "\n".join(summary(config))) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
