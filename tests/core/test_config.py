@@ -136,6 +136,10 @@ def test_every_mistake_is_said_at_once(tmp_path: Path) -> None:
             "IAM authentication needs TLS",
         ),
         (
+            'engine = "postgres"\nconnection = { iam = true, host = "h", user = "u" }',
+            "iam needs host, port and user beside it",
+        ),
+        (
             'engine = "postgres"\nconnection = { secret = "s", parameter = "p" }',
             "found secret and parameter",
         ),
@@ -247,7 +251,7 @@ def test_bad_json_is_told_by_line_and_column(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_read_is_told_with_the_next_step(tmp_path: Path) -> None:
-    with pytest.raises(ConfigInvalid, match=r"there is no configuration at .*none\.toml\. Copy"):
+    with pytest.raises(ConfigInvalid, match=r"There is no configuration at .*none\.toml\. Copy"):
         config.load(tmp_path / "none.toml")
     with pytest.raises(ConfigInvalid, match="is a folder"):
         config.load(tmp_path)

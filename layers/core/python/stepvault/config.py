@@ -86,7 +86,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigInvalid(
-            f"there is no configuration at {path}",
+            f"There is no configuration at {path}",
             "Copy examples/stepvault.toml there and edit it, or name another file with --config",
         ) from None
     except IsADirectoryError:

@@ -8,8 +8,16 @@ their complaints into messages a person can act on. Stored records (receipt, man
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
+from stepvault.errors import ConfigInvalid
 from stepvault.keys import SAFE_NAME
 
 FORMAT_VERSION = 1
@@ -51,7 +59,7 @@ class ConnectionSettings(Settings):
     url_env: str | None = None
     """Environment variable holding a URL, for use at a terminal."""
     iam: bool = False
-    """RDS IAM database authentication; needs host and user."""
+    """RDS IAM database authentication; needs host, port and user."""
     host: str | None = None
     """Host name or address; wins over the secret's."""
     port: int | None = Field(None, ge=1, le=65_535)
@@ -72,8 +80,8 @@ class ConnectionSettings(Settings):
         if len(given) != 1:
             said = " and ".join(given) or "none"
             raise ValueError(f"give exactly one of secret, parameter, url_env or iam; found {said}")
-        if self.iam and not (self.host and self.user):
-            raise ValueError("iam needs host and user beside it")
+        if self.iam and not (self.host and self.port and self.user):
+            raise ValueError("iam needs host, port and user beside it")
         return self
 
 
@@ -307,6 +315,30 @@ class Record(BaseModel):
     """Base of everything stored: read by tools older and newer than the writer."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+def parse[R: Record](model: type[R], event: Any) -> R:
+    """A function's event as a record.
+
+    Raises:
+        ConfigInvalid: naming each field that is wrong.
+    """
+    try:
+        return model.model_validate(event)
+    except ValidationError as error:
+        wrong = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'the event'}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigInvalid(
+            f"The event is not a {model.__name__}: {wrong}", "See events/ for valid ones"
+        ) from error
+
+
+class Execution(Record):
+    """The Step Functions execution, from its context object."""
+
+    name: str
+    started: datetime
 
 
 class Unit(Record):
