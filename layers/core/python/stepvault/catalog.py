@@ -324,10 +324,8 @@ class Vault:
         lines = [line for body in bodies if body for line in body.splitlines()]
         return [Unit.model_validate_json(line) for line in lines]
 
-    def put_plan(self, key: str, units: Sequence[Unit]) -> None:
-        self.put(key, b"".join(_json(unit) + b"\n" for unit in units))
-
     def put_lines(self, key: str, records: Sequence[Record]) -> None:
+        """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
 
     def put_listing(self, key: str, listing: Iterable[bytes]) -> None:

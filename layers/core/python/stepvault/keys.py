@@ -5,6 +5,7 @@
     backups/<source>/<run-id>/data/<object>            the data, in formats others can read
     backups/<source>/<run-id>/receipts/<unit>.json     one per finished unit
     backups/<source>/<run-id>/manifest.json            written last: the backup exists from here on
+    runs/<run-id>/request.json                         what started it
     runs/<run-id>/plan/<kind>.jsonl                    one line per unit, read by the Distributed Map
     runs/<run-id>/plan/<source>/<unit>.list.zst        a file batch: NUL-ended paths
     runs/<run-id>/failures/<source>/<unit>.json        why a unit failed, removed by nobody, read by `show`
@@ -71,6 +72,11 @@ def receipts_prefix(source: str, run: str) -> str:
 
 def manifest(source: str, run: str) -> str:
     return f"{BACKUPS}{source}/{run}/manifest.json"
+
+
+def request(run: str) -> str:
+    """What started the run; written before anything else of it."""
+    return f"{RUNS}{run}/request.json"
 
 
 def plan(run: str, kind: str) -> str:

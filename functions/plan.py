@@ -1,0 +1,18 @@
+"""Turn the configuration into units and write the plan."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from stepvault import config, telemetry
+from stepvault.catalog import Vault
+from stepvault.env import PlanEnv
+from stepvault.models import parse
+from stepvault.plan import RunRequest, plan
+
+
+@telemetry.observed
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    env = PlanEnv.read()
+    request = parse(RunRequest, event)
+    return plan(config.load(env.config), Vault(env.vault), request)

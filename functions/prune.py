@@ -1,0 +1,18 @@
+"""Remove the backups that retention lets go."""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from stepvault import config, telemetry
+from stepvault.catalog import Vault
+from stepvault.env import PlanEnv
+from stepvault.models import parse
+from stepvault.prune import PruneRequest, prune
+
+
+@telemetry.observed
+def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    env, request = PlanEnv.read(), parse(PruneRequest, event)
+    pruned = prune(Vault(env.vault), config.load(env.config), dry_run=request.dry_run)
+    return {"run_id": request.run_id, "pruned": [p.model_dump(exclude_none=True) for p in pruned]}

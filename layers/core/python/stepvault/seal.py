@@ -1,0 +1,192 @@
+"""Makes finished backups exist, and says of a run what it did."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from stepvault import __version__, keys
+from stepvault.catalog import Vault, config_digest
+from stepvault.errors import RunNotFound, SourcesFailed
+from stepvault.models import (
+    Failure,
+    Manifest,
+    Receipt,
+    Record,
+    SourceResult,
+    Summary,
+    Unit,
+    UnitFacts,
+)
+from stepvault.plan import RunInput, fan_out, unfinished
+
+
+class SealRequest(Record):
+    """The event of ``seal``."""
+
+    run_id: str
+    attempt: int = 0
+    """Fan-outs since the start that were redrives."""
+    redrive_count: int = 0
+    """How often the execution has been redriven, from its context object."""
+    input: RunInput = RunInput()
+
+
+def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, Any]]:
+    """Write the manifest of every source whose units all have receipts, then the summary.
+
+    Returns:
+        The summary and the state machine's next state. After a redrive of a failed seal the
+        first call returns no summary but hands out the missing units once more (status
+        ``incomplete``): Step Functions restarts only the state that failed, and the Maps,
+        which tolerate failures, had succeeded.
+
+    Raises:
+        SourcesFailed: after all this, if any source is not sealed; it names each with the
+            reason. The backups that are whole are sealed all the same.
+    """
+    run = request.run_id
+    if (units := vault.units(run)) is None:
+        raise RunNotFound(f"No run {run!r} was planned in this vault", "See 'stepvault runs'")
+    if request.redrive_count > request.attempt and (missing := unfinished(vault, units)):
+        state = fan_out(vault, run, missing, attempt=request.redrive_count, retry=True)
+        return None, {"status": "incomplete", **state}
+    failures = vault.failures(run)
+    by_source: dict[str, list[Unit]] = {}
+    for unit in units:
+        by_source.setdefault(unit.source.name, []).append(unit)
+    results = [_seal_source(vault, members, failures) for members in by_source.values()]
+    summary = Summary(
+        tool_version=__version__,
+        run_id=run,
+        started=keys.run_started(run),
+        ended=datetime.now(UTC),
+        schedule=request.input.schedule,
+        sources=results,
+    )
+    vault.put_summary(summary)
+    return summary, {"status": "sealed", "run_id": run, "attempt": request.attempt}
+
+
+def complain(summary: Summary) -> None:
+    """Fail loudly for a run that left a source without a backup.
+
+    Raises:
+        SourcesFailed: naming each failed source and its first reason.
+    """
+    failed = [result for result in summary.sources if result.status == "failed"]
+    if not failed:
+        return
+    reasons = "; ".join(
+        f"{r.source} ({r.units_done} of {r.units} units done): "
+        + (f"{r.failures[0].error}: {r.failures[0].message}" if r.failures else "unknown")
+        for r in failed[:10]
+    )
+    raise SourcesFailed(
+        f"{len(failed)} of {len(summary.sources)} sources are not backed up by run "
+        f"{summary.run_id}: {reasons}".rstrip("."),
+        "Mend the cause, then redrive this execution: only what is missing runs again",
+    )
+
+
+def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceResult:
+    name, run = units[0].source.name, units[0].run_id
+    receipts = {receipt.unit: receipt for receipt in vault.receipts(name, run)}
+    # No unit of the run is at work any more: what is still open was left by a killed function.
+    vault.abort_uploads(keys.backup_prefix(name, run))
+    stored = [receipts[unit.id] for unit in units if unit.id in receipts]
+    problems = _problems(vault, units, receipts, failures)
+    backed_up = [receipt for receipt in stored if receipt.skipped is None]
+    if not problems and backed_up:
+        vault.put_manifest(_manifest(units[0], backed_up))
+    return SourceResult(
+        source=name,
+        engine=units[0].source.engine,
+        status="failed" if problems else "sealed" if backed_up else "skipped",
+        units=len(units),
+        units_done=len(stored),
+        raw_bytes=sum(r.raw_bytes for r in stored),
+        stored_bytes=sum(r.stored_bytes for r in stored),
+        rows=sum(o.rows or 0 for r in stored for o in r.objects),
+        files=sum(o.files or 0 for r in stored for o in r.objects),
+        bottleneck=_bottleneck(stored),
+        failures=problems,
+        warnings=[w for r in stored for w in ([r.skipped] if r.skipped else r.warnings)],
+    )
+
+
+def _problems(
+    vault: Vault,
+    units: Sequence[Unit],
+    receipts: dict[str, Receipt],
+    failures: Sequence[Failure],
+) -> list[Failure]:
+    """Why the source cannot be sealed; empty if it can."""
+    name, run = units[0].source.name, units[0].run_id
+    told = {(f.source, f.unit): f for f in failures}
+    problems = [
+        told.get((name, unit.id))
+        or _failure(
+            unit,
+            "Killed",
+            "The function left neither receipt nor error: it was stopped from outside, "
+            "ran out of memory, or never started. See its log group",
+        )
+        for unit in units
+        if unit.id not in receipts
+    ]
+    prefix = keys.data_prefix(name, run)
+    sizes = {entry.key[len(prefix) :]: entry.size for entry in vault.entries(prefix)}
+    for unit in units:
+        if (receipt := receipts.get(unit.id)) is None:
+            continue
+        if receipt.skipped and any(r.skipped is None for r in receipts.values()):
+            problems.append(_failure(unit, "SourceMissing", receipt.skipped))
+        for o in receipt.objects:
+            if o.run_id is None and sizes.get(o.name) != o.stored_bytes:
+                message = f"{o.name} was stored with {o.stored_bytes} bytes, but {sizes.get(o.name)} are there"
+                problems.append(_failure(unit, "BackupTampered", message))
+    return problems
+
+
+def _failure(unit: Unit, error: str, message: str) -> Failure:
+    return Failure(
+        source=unit.source.name, unit=unit.id, error=error, message=message, at=datetime.now(UTC)
+    )
+
+
+def _bottleneck(receipts: Sequence[Receipt]) -> str | None:
+    if not receipts:
+        return None
+    slowest = max(receipts, key=lambda r: r.ended - r.started)
+    return slowest.profile.bottleneck
+
+
+def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
+    objects = [stored for receipt in receipts for stored in receipt.objects]
+    config = unit.source.model_dump(mode="json", exclude_none=True)
+    return Manifest(
+        tool_version=__version__,
+        run_id=unit.run_id,
+        source=unit.source.name,
+        engine=unit.source.engine,
+        started=min(r.started for r in receipts),
+        sealed=datetime.now(UTC),
+        config=config,
+        config_sha256=config_digest(config),
+        raw_bytes=sum(o.raw_bytes for o in objects),
+        stored_bytes=sum(o.stored_bytes for o in objects if o.run_id is None),
+        rows=sum(o.rows or 0 for o in objects),
+        files=sum(o.files or 0 for o in objects),
+        units=[
+            UnitFacts(
+                unit=r.unit,
+                facts=r.facts,
+                started=r.started,
+                ended=r.ended,
+                bottleneck=r.profile.bottleneck,
+            )
+            for r in receipts
+        ],
+        objects=objects,
+        warnings=[w for r in receipts for w in r.warnings],
+    )
