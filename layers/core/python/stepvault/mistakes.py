@@ -288,7 +288,8 @@ def _cross_mistakes(raw: dict[str, Any]) -> Iterator[str]:
         yield from _source_mistakes(place, entry)
     for place, entry in _entries(raw, "targets"):
         yield from _connection_mistakes(f"{place}.connection", _table(entry, "connection"))
-        yield from _path_mistakes(place, entry)
+        if (path := _text(entry, "path")) is not None and not path.startswith("/"):
+            yield f"{place}.path = {_shown(path)}: has to be a folder's absolute path"
     names = [str(s.get("name")) for _, s in _entries(raw, "sources")]
     for place, entry in _entries(raw, "schedules"):
         yield from _schedule_mistakes(place, entry, names)

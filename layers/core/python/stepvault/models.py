@@ -196,7 +196,7 @@ class TargetSettings(Settings):
     connection: ConnectionSettings | None = None
     """A database server, with an account that may create."""
     path: str | None = None
-    """A directory that the functions can write, or s3://bucket/prefix."""
+    """A directory that the functions can write."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "TargetSettings":
