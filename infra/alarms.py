@@ -1,0 +1,101 @@
+"""Who hears about trouble, and what counts as trouble."""
+
+from aws_cdk import Duration
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_sns as sns
+from aws_cdk import aws_sns_subscriptions as subscriptions
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from infra import metrics
+from infra.settings import Notifications, Settings
+
+MEMORY_PERCENT = 90
+
+_OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
+_UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+_QUIET = cloudwatch.TreatMissingData.NOT_BREACHING
+_LOUD = cloudwatch.TreatMissingData.BREACHING
+
+
+def topic(scope: Construct, chosen: Notifications) -> sns.ITopic | None:
+    """The topic of the settings, or one with the addresses subscribed, or None."""
+    if chosen.topic_arn:
+        return sns.Topic.from_topic_arn(scope, "Topic", chosen.topic_arn)
+    if not chosen.email:
+        return None
+    made = sns.Topic(scope, "Topic", display_name="Stepvault", enforce_ssl=True)
+    for address in chosen.email:
+        made.add_subscription(subscriptions.EmailSubscription(address))
+    return made
+
+
+class Alarms(Construct):
+    """A failed run, a missed run, too little memory."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        name: str,
+        settings: Settings,
+        backup: sfn.StateMachine,
+        told: sns.ITopic | None,
+    ) -> None:
+        super().__init__(scope, name)
+        self._told = told
+        minutes = Duration.minutes(5)
+        for what, metric in {
+            "Failed": backup.metric_failed(period=minutes, statistic="Sum"),
+            "TimedOut": backup.metric_timed_out(period=minutes, statistic="Sum"),
+            "Aborted": backup.metric_aborted(period=minutes, statistic="Sum"),
+        }.items():
+            self._alarm(
+                f"Run{what}",
+                metric,
+                "A backup run did not finish. 'stepvault runs' shows which, 'stepvault show' why; "
+                "a redrive in the Step Functions console finishes what is missing",
+            )
+        for schedule in settings.schedules:
+            hours = schedule.window_hours
+            self._alarm(
+                f"Missed-{schedule.name}",
+                metrics.of_schedule(schedule.name, "SourcesSealed", Duration.hours(1)),
+                f"Schedule {schedule.name} has sealed nothing for {hours} hours",
+                threshold=1,
+                comparison=_UNDER,
+                hours=hours,
+                missing=_LOUD,
+            )
+        for source in settings.sources:
+            self._alarm(
+                f"Memory-{source.name}",
+                metrics.of_source(source, "PeakMemoryPercent", "Maximum", minutes),
+                f"Backing up {source.name} took {MEMORY_PERCENT} % of its function's memory: "
+                f"raise limits.memory.{source.engine}",
+                threshold=MEMORY_PERCENT,
+            )
+
+    def _alarm(
+        self,
+        name: str,
+        metric: cloudwatch.IMetric,
+        description: str,
+        *,
+        threshold: float = 1,
+        comparison: cloudwatch.ComparisonOperator = _OVER,
+        hours: int = 1,
+        missing: cloudwatch.TreatMissingData = _QUIET,
+    ) -> None:
+        made = cloudwatch.Alarm(
+            self,
+            name,
+            alarm_description=description,
+            metric=metric,
+            threshold=threshold,
+            comparison_operator=comparison,
+            evaluation_periods=hours,
+            treat_missing_data=missing,
+        )
+        if self._told:
+            made.add_alarm_action(actions.SnsAction(self._told))

@@ -1,0 +1,89 @@
+"""The dashboard: is everything backed up, how fast, how large, and what holds it back."""
+
+from collections.abc import Sequence
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_stepfunctions as sfn
+from constructs import Construct
+
+from infra import metrics
+from infra.settings import Place, Settings
+
+HALF, FULL, TALL = 12, 24, 6
+PERIOD = Duration.hours(1)
+DAY = Duration.days(1)
+BOTTLENECKS = ("BottleneckSource", "BottleneckCpu", "BottleneckNetwork")
+
+
+class Dashboard(Construct):
+    """One page: runs, throughput, sizes, memory, bottlenecks."""
+
+    def __init__(
+        self, scope: Construct, name: str, settings: Settings, backup: sfn.StateMachine
+    ) -> None:
+        super().__init__(scope, name)
+        self._sources: Sequence[Place] = settings.sources
+        made = cloudwatch.Dashboard(
+            self,
+            "Board",
+            dashboard_name=Stack.of(self).stack_name,
+            default_interval=Duration.days(14),
+        )
+        made.add_widgets(
+            _graph(
+                "Runs",
+                [
+                    backup.metric_started(period=PERIOD, label="started"),
+                    backup.metric_succeeded(period=PERIOD, label="green"),
+                    backup.metric_failed(period=PERIOD, label="red"),
+                ],
+            ),
+            _graph(
+                "Sources per run",
+                [metrics.of_runs(m, PERIOD) for m in ("SourcesSealed", "SourcesFailed")],
+            ),
+        )
+        made.add_widgets(
+            self._per_source("Throughput, MB/s of raw bytes", "ThroughputMBps", "Average"),
+            self._per_source("Seconds per unit, longest", "Seconds", "Maximum"),
+        )
+        made.add_widgets(
+            self._per_source("Raw bytes per day", "RawBytes", "Sum", DAY),
+            self._per_source("Stored bytes per day", "StoredBytes", "Sum", DAY),
+        )
+        made.add_widgets(
+            self._per_source("Peak memory, % of the function's", "PeakMemoryPercent", "Maximum"),
+            self._per_source("Failed units", "UnitFailed", "Sum"),
+        )
+        made.add_widgets(
+            *(
+                self._per_source(f"Units held back by the {what}", metric, "Sum", width=FULL // 3)
+                for what, metric in zip(("source", "CPU", "network"), BOTTLENECKS, strict=True)
+            )
+        )
+        self.name = made.dashboard_name
+
+    def _per_source(
+        self,
+        title: str,
+        metric: str,
+        statistic: str,
+        period: Duration = PERIOD,
+        width: int = HALF,
+    ) -> cloudwatch.GraphWidget:
+        return _graph(
+            title, [metrics.of_source(s, metric, statistic, period) for s in self._sources], width
+        )
+
+
+def _graph(
+    title: str, lines: Sequence[cloudwatch.IMetric], width: int = HALF
+) -> cloudwatch.GraphWidget:
+    return cloudwatch.GraphWidget(
+        title=title,
+        left=list(lines),
+        width=width,
+        height=TALL,
+        left_y_axis=cloudwatch.YAxisProps(min=0, show_units=False),
+    )

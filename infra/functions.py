@@ -1,0 +1,287 @@
+"""The Lambda functions: what each runs, with how much memory, and what it may touch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aws_cdk import Acknowledgment, Duration, IgnoreMode, RemovalPolicy, Stack, Validations
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from infra import bundles
+from infra.bucket import Vault
+from infra.local import Platform
+from infra.network import Network
+from infra.roles import Allow, closed_role
+from infra.settings import Place, Settings
+
+#: Seconds; what Lambda allows at most.
+TIMEOUT = 900
+#: MB for functions that move no data; plan holds the list of a tree of files.
+PLAN_MEMORY = 1769
+RECORDS_MEMORY = 512
+
+ARCHITECTURES = {"arm64": lambda_.Architecture.ARM_64, "x86_64": lambda_.Architecture.X86_64}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """One function."""
+
+    name: str
+    file: str
+    memory: int
+    grants: list[Allow]
+    config: bool = False
+    """Reads the bundled configuration."""
+    sources: bool = False
+    """Reaches sources or targets: runs in the network."""
+    writes: bool = False
+    """Writes to the file system in the network."""
+    layers: list[str] = field(default_factory=lambda: ["core", "deps"])
+
+
+class Functions(Construct):
+    """All functions of the stack."""
+
+    def __init__(
+        self, scope: Construct, name: str, settings: Settings, vault: Vault, platform: Platform
+    ) -> None:
+        super().__init__(scope, name)
+        self._settings = settings
+        self._vault = vault
+        self._platform = platform
+        self._architecture = platform.architecture(settings)
+        self._network = None if platform.local else Network(self, "Network", settings.network)
+        self._code = lambda_.Code.from_asset(str(bundles.functions(settings.document)))
+        self._layers: dict[str, lambda_.LayerVersion] = {}
+
+        postgres = ["postgres_client"] if "postgres" in settings.engines else []
+        in_s3 = [allow for s in settings.sources for allow in self._source_bucket(s)]
+        targets = list(self._credentials(settings.targets))
+
+        self.plan = self._function(
+            Spec(
+                "plan",
+                "plan",
+                PLAN_MEMORY,
+                [*vault.read("backups/*", "runs/*"), *vault.write("runs/*"), *in_s3],
+                config=True,
+                sources=True,
+            )
+        )
+        self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}
+        self.seal = self._function(
+            Spec(
+                "seal",
+                "seal",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*"),
+                    *vault.write("backups/*/manifest.json", "runs/*"),
+                ],
+            )
+        )
+        self.prune = self._function(
+            Spec(
+                "prune",
+                "prune",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*", "restores/*"),
+                    *vault.delete("backups/*", "runs/*", "restores/*"),
+                ],
+                config=True,
+            )
+        )
+        self.plan_restore = self._function(
+            Spec(
+                "plan_restore",
+                "plan_restore",
+                PLAN_MEMORY,
+                [*vault.read("backups/*"), *vault.write("restores/*"), *targets],
+                config=True,
+                sources=True,
+                layers=["core", "deps", *postgres],
+            )
+        )
+        self.restore = self._function(
+            Spec(
+                "restore",
+                "restore",
+                max(settings.memory[engine] for engine in settings.engines),
+                [*vault.read("backups/*", "restores/*"), *targets],
+                sources=True,
+                writes=True,
+                layers=["core", "deps", *postgres],
+            )
+        )
+
+    def _back_up(self, engine: str, postgres: list[str]) -> lambda_.Function:
+        """The function that backs up sources of the engine, and may reach only those."""
+        sources = [s for s in self._settings.sources if s.engine == engine]
+        return self._function(
+            Spec(
+                f"back_up_{engine}",
+                "back_up_files" if engine == "files" else "back_up_database",
+                self._settings.memory[engine],
+                [
+                    *self._vault.read("backups/*", "runs/*"),
+                    *self._vault.write(
+                        "backups/*/data/*", "backups/*/receipts/*", "runs/*/failures/*"
+                    ),
+                    *self._credentials(sources),
+                    *(allow for s in sources for allow in self._source_bucket(s)),
+                ],
+                sources=True,
+                # A reader of a live SQLite database takes locks, which are writes on EFS.
+                writes=engine == "sqlite",
+                layers=["core", "deps", *(postgres if engine == "postgres" else [])],
+            )
+        )
+
+    def _function(self, spec: Spec) -> lambda_.Function:
+        stack = Stack.of(self)
+        title = "".join(word.title() for word in spec.name.split("_"))
+        log_group = logs.LogGroup(
+            self,
+            f"{title}Logs",
+            log_group_name=f"/aws/lambda/{stack.stack_name}-{spec.name}",
+            removal_policy=RemovalPolicy.DESTROY,
+        )
+        retention = log_group.node.default_child
+        assert isinstance(retention, logs.CfnLogGroup)  # noqa: S101 - tells mypy what CDK makes
+        retention.retention_in_days = self._settings.log_retention_days
+        in_network = self._network if spec.sources else None
+        role = closed_role(
+            self,
+            f"{title}Role",
+            "lambda.amazonaws.com",
+            [
+                Allow(
+                    ["logs:CreateLogStream", "logs:PutLogEvents"],
+                    [log_group.log_group_arn],
+                    "the streams of the function's own log group",
+                ),
+                Allow(
+                    ["xray:PutTraceSegments", "xray:PutTelemetryRecords"],
+                    ["*"],
+                    "X-Ray has no resources to name",
+                ),
+                *spec.grants,
+                *(in_network.grants(writes=spec.writes) if in_network else []),
+            ],
+        )
+        folders = [bundles.layer(layer, self._architecture) for layer in spec.layers]
+        function = lambda_.Function(
+            self,
+            title,
+            function_name=f"{stack.stack_name}-{spec.name}",
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            architecture=ARCHITECTURES[self._architecture],
+            handler=f"{spec.file}.handler",
+            code=self._code,
+            layers=None if self._platform.local else self._layer_versions(spec.layers, folders),
+            memory_size=spec.memory,
+            timeout=Duration.seconds(TIMEOUT),
+            role=role,
+            log_group=log_group,
+            tracing=lambda_.Tracing.ACTIVE,
+            environment=self._environment(spec, folders),
+        )
+        if in_network:
+            in_network.attach(function)
+        Validations.of(function).acknowledge(
+            Acknowledgment(
+                id="AwsSolutions-L1",
+                reason="3.13 is the version that the wheels of the layers are locked for",
+            )
+        )
+        return function
+
+    def _environment(self, spec: Spec, folders: list[Path]) -> dict[str, str]:
+        config = {"STEPVAULT_CONFIG": bundles.CONFIG_NAME} if spec.config else {}
+        return {
+            "STEPVAULT_VAULT": self._vault.bucket.bucket_name,
+            "POWERTOOLS_SERVICE_NAME": "stepvault",
+            "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
+            "POWERTOOLS_LOG_LEVEL": "INFO",
+            **config,
+            **self._platform.environment(folders),
+        }
+
+    def _layer_versions(self, names: list[str], folders: list[Path]) -> list[lambda_.ILayerVersion]:
+        for name, folder in zip(names, folders, strict=True):
+            if name not in self._layers:
+                self._layers[name] = lambda_.LayerVersion(
+                    self,
+                    "".join(word.title() for word in name.split("_")) + "Layer",
+                    code=lambda_.Code.from_asset(
+                        str(folder),
+                        exclude=["**/__pycache__", "*.egg-info"] if name == "core" else None,
+                        ignore_mode=IgnoreMode.GLOB,
+                    ),
+                    compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
+                    compatible_architectures=[ARCHITECTURES[self._architecture]],
+                    removal_policy=RemovalPolicy.DESTROY,
+                )
+        return [self._layers[name] for name in names]
+
+    def _credentials(self, places: Iterable[Place]) -> Iterable[Allow]:
+        """Read the secrets and parameters that the places name, or sign in as their users."""
+        for place in places:
+            named = place.credentials
+            if named.secret:
+                yield from self._secret(named.secret)
+            if named.parameter:
+                yield from self._parameter(named.parameter)
+            if named.iam_user:
+                yield Allow(
+                    ["rds-db:connect"],
+                    [self._arn("rds-db", f"dbuser:*/{named.iam_user}")],
+                    "a host name does not tell the database's resource id; the user is named",
+                )
+
+    def _secret(self, name: str) -> Iterable[Allow]:
+        # Secrets Manager ends every ARN with six characters that the name does not tell.
+        arn = (
+            name
+            if name.startswith("arn:")
+            else self._arn("secretsmanager", f"secret:{name}-??????")
+        )
+        yield Allow(["secretsmanager:GetSecretValue"], [arn], "six random characters end the ARN")
+        yield self._decrypt("secretsmanager", "kms:EncryptionContext:SecretARN", arn)
+
+    def _parameter(self, name: str) -> Iterable[Allow]:
+        arn = name if name.startswith("arn:") else self._arn("ssm", f"parameter/{name.lstrip('/')}")
+        yield Allow(["ssm:GetParameter"], [arn])
+        yield self._decrypt("ssm", "kms:EncryptionContext:PARAMETER_ARN", arn)
+
+    def _source_bucket(self, place: Place) -> Iterable[Allow]:
+        """Read a source that lies in S3."""
+        if place.s3 is None:
+            return
+        bucket, prefix = place.s3
+        arn = f"arn:{Stack.of(self).partition}:s3:::{bucket}"
+        condition = {"StringLike": {"s3:prefix": [f"{prefix}*"]}} if prefix else {}
+        yield Allow(["s3:ListBucket"], [arn], conditions=condition)
+        yield Allow(["s3:GetObject"], [f"{arn}/{prefix}*"], "every object of the source")
+        yield self._decrypt("s3", "kms:EncryptionContext:aws:s3:arn", f"{arn}*")
+
+    def _decrypt(self, service: str, context: str, arn: str) -> Allow:
+        """Decrypt with whatever key holds that secret, parameter or bucket, and nothing else."""
+        stack = Stack.of(self)
+        return Allow(
+            ["kms:Decrypt"],
+            [self._arn("kms", "key/*")],
+            "only what the condition names, and only through that service",
+            {
+                "StringEquals": {"kms:ViaService": f"{service}.{stack.region}.{stack.url_suffix}"},
+                "StringLike": {context: arn},
+            },
+        )
+
+    def _arn(self, service: str, resource: str) -> str:
+        stack = Stack.of(self)
+        return f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:{resource}"
