@@ -1,0 +1,267 @@
+"""Step Functions and CloudFormation, as far as the command line needs them."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
+
+from stepvault import keys
+from stepvault.errors import (
+    ConfigInvalid,
+    RunNotFound,
+    StorageUnavailable,
+    VaultDenied,
+    VaultMissing,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_stepfunctions import SFNClient
+
+Status = Literal[
+    "RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE", "UNKNOWN"
+]
+_DENIED = {
+    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "ExpiredToken"),
+    *("ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"),
+    *("InvalidSignatureException", "SignatureDoesNotMatch"),
+}
+_GONE = {"ExecutionDoesNotExist", "StateMachineDoesNotExist"}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What the stack says about itself."""
+
+    vault: str
+    machines: dict[str, str]
+    """``Backup`` and ``Restore`` to the ARN of the state machine."""
+
+    def machine(self, kind: Literal["Backup", "Restore"]) -> str:
+        """ARN of the state machine.
+
+        Raises:
+            VaultMissing: there is only a bucket, no stack.
+        """
+        if kind not in self.machines:
+            raise VaultMissing(
+                f"No {kind} state machine is known", "Leave --vault out and name the --stack"
+            )
+        return self.machines[kind]
+
+
+@dataclass(frozen=True)
+class Execution:
+    """One execution of a state machine."""
+
+    arn: str
+    name: str
+    status: Status
+    started: datetime
+    error: str = ""
+    """Name and cause of the failure, or nothing."""
+
+
+def require_session() -> None:
+    """See that there are credentials and a region before anything else goes wrong over them.
+
+    Raises:
+        VaultDenied, ConfigInvalid: with what to set.
+    """
+    import boto3
+
+    with errors("AWS"):
+        session = boto3.Session()
+        if session.get_credentials() is None:
+            raise VaultDenied(
+                "There are no AWS credentials",
+                "Set AWS_PROFILE, or sign in with 'aws sso login' or 'aws configure'",
+            )
+        if session.region_name is None:
+            raise ConfigInvalid(
+                "No AWS region is set", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"
+            )
+
+
+def deployment(stack: str, vault: str | None) -> Deployment:
+    """The stack's outputs, or just the vault if the caller names one.
+
+    Raises:
+        VaultMissing: no such stack, or it is not Stepvault's.
+    """
+    require_session()
+    try:
+        outputs = _outputs(stack)
+    except VaultMissing:
+        if vault is None:
+            raise
+        outputs = {}
+    found = vault or outputs.get("VaultName")
+    if not found:
+        raise VaultMissing(
+            f"The stack {stack!r} has no output VaultName", "Name the right stack with --stack"
+        )
+    machines = {
+        kind: arn
+        for kind in ("Backup", "Restore")
+        if (arn := outputs.get(f"{kind}StateMachineArn"))
+    }
+    return Deployment(found, machines)
+
+
+def _outputs(stack: str) -> dict[str, str]:
+    import boto3
+
+    with errors("CloudFormation"):
+        client = boto3.client("cloudformation")
+        try:
+            stacks = client.describe_stacks(StackName=stack)["Stacks"]
+        except client.exceptions.ClientError as error:
+            if "does not exist" not in str(error):
+                raise
+            stacks = []
+        if not stacks:
+            raise VaultMissing(
+                f"There is no CloudFormation stack {stack!r} in {client.meta.region_name}",
+                "Deploy it ('cdk deploy'), name another with --stack, or set AWS_DEFAULT_REGION",
+            )
+        return {o["OutputKey"]: o["OutputValue"] for o in stacks[0].get("Outputs", [])}
+
+
+def start(machine: str, given: dict[str, Any]) -> Execution:
+    """Start an execution under a new name and return it."""
+    name = f"cli-{secrets.token_hex(4)}"
+    with errors("Step Functions"):
+        started = _states().start_execution(
+            stateMachineArn=machine, name=name, input=json.dumps(given)
+        )
+    return Execution(started["executionArn"], name, "RUNNING", started["startDate"])
+
+
+def execution(arn: str) -> Execution:
+    """How the execution stands.
+
+    Raises:
+        RunNotFound: Step Functions knows no such execution (it forgets them after 90 days).
+    """
+    with errors("Step Functions"):
+        found = _states().describe_execution(executionArn=arn)
+    return Execution(arn, found["name"], found["status"], found["startDate"], _why(dict(found)))
+
+
+def _why(found: dict[str, Any]) -> str:
+    """A failed execution's reason; a function's error comes as JSON within the cause."""
+    name, cause = found.get("error") or "", found.get("cause") or ""
+    try:
+        inner = json.loads(cause)
+    except ValueError:
+        inner = None
+    if isinstance(inner, dict) and "errorMessage" in inner:
+        name, cause = str(inner.get("errorType") or name), str(inner["errorMessage"])
+    return ": ".join(part for part in (name, cause) if part)
+
+
+def executions(machine: str, limit: int = 200) -> dict[str, Execution]:
+    """The newest executions by the id of the run each carries out by its own name."""
+    found: dict[str, Execution] = {}
+    with errors("Step Functions"):
+        pages = (
+            _states()
+            .get_paginator("list_executions")
+            .paginate(stateMachineArn=machine, PaginationConfig={"MaxItems": limit})
+        )
+        for page in pages:
+            for e in page["executions"]:
+                run = keys.run_id(e["startDate"], e["name"])
+                found[run] = Execution(e["executionArn"], e["name"], e["status"], e["startDate"])
+    return found
+
+
+def find(machine: str, run: str) -> Execution | None:
+    """The execution at work on that run: one that took it up again, else the one that began it."""
+    known = executions(machine)
+    for candidate in known.values():
+        if candidate.status == "RUNNING" and _input(candidate.arn).get("run_id") == run:
+            return candidate
+    return known.get(run)
+
+
+def _input(arn: str) -> dict[str, Any]:
+    with errors("Step Functions"):
+        given = json.loads(_states().describe_execution(executionArn=arn).get("input") or "{}")
+    return given if isinstance(given, dict) else {}
+
+
+def map_counts(arn: str) -> tuple[int, int, int]:
+    """(done, failed, total) of the items of all Distributed Maps of the execution so far."""
+    done = failed = total = 0
+    with errors("Step Functions"):
+        runs = _states().list_map_runs(executionArn=arn)["mapRuns"]
+        for run in runs:
+            counts = _states().describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]
+            done += counts["succeeded"]
+            failed += counts["failed"] + counts["timedOut"] + counts["aborted"]
+            total += counts["total"]
+    return done, failed, total
+
+
+@cache
+def _states() -> "SFNClient":
+    import boto3
+
+    return boto3.client("stepfunctions")
+
+
+@contextmanager
+def errors(service: str) -> Iterator[None]:
+    """Turn botocore's errors into ours.
+
+    Raises:
+        VaultDenied, RunNotFound, ConfigInvalid, StorageUnavailable: with the next step.
+    """
+    from botocore import exceptions as boto
+
+    try:
+        yield
+    except boto.ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        if code in _DENIED:
+            raise VaultDenied(
+                f"{service} refuses {error.operation_name} ({code})",
+                "Sign in again, or ask for the permission",
+            ) from error
+        if code in _GONE:
+            raise RunNotFound(
+                f"{service} does not know it ({code})", "See 'stepvault runs'"
+            ) from error
+        said = error.response.get("Error", {}).get("Message", "")
+        raise StorageUnavailable(
+            f"{service} did not do {error.operation_name} ({code}): {said}".rstrip(". "),
+            "Try again; if it stays so, look at the stack",
+        ) from error
+    except boto.ProfileNotFound as error:
+        raise ConfigInvalid(
+            str(error).rstrip("."),
+            "Set AWS_PROFILE to one that 'aws configure list-profiles' names",
+        ) from error
+    except (
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.TokenRetrievalError,
+        boto.SSOError,
+    ) as error:
+        raise VaultDenied(
+            str(error).rstrip("."), "Set AWS_PROFILE, or sign in with 'aws sso login'"
+        ) from error
+    except boto.NoRegionError as error:
+        raise ConfigInvalid(
+            "No AWS region is set", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"
+        ) from error
+    except boto.BotoCoreError as error:
+        raise StorageUnavailable(
+            f"{service} cannot be reached: {error}".rstrip("."),
+            "Check the network and AWS_ENDPOINT_URL",
+        ) from error

@@ -1,0 +1,221 @@
+"""``stepvault restore``: by the deployed state machine, or right here."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import click
+from rich import progress as bars
+from rich.console import Console
+
+from stepvault import errors
+from stepvault.catalog import Vault
+from stepvault.config import load
+from stepvault.errors import ConfigInvalid
+from stepvault.models import ConnectionSettings, Manifest, RestoreOptions, TargetSettings
+from stepvault.restore import RestoreRequest, differences, find_manifest, restore_here
+from stepvault_cli import aws, output
+from stepvault_cli.common import (
+    FAILED,
+    INTERRUPTED,
+    Where,
+    config_option,
+    exit_code,
+    json_option,
+    where,
+)
+from stepvault_cli.follow import follow_restore
+
+
+@click.command()
+@click.argument("source")
+@click.option("--run", "run_id", default="latest", show_default=True, help="Which backup.")
+@click.option(
+    "--to",
+    "target",
+    required=True,
+    metavar="TARGET|PATH|env:NAME",
+    help="A [[targets]] name of the configuration, a folder or file, or the environment "
+    "variable that holds a database URL.",
+)
+@click.option(
+    "--only", multiple=True, metavar="GLOB", help="Only these tables or paths; may be repeated."
+)
+@click.option("--overwrite", is_flag=True, help="Write over what is already there.")
+@click.option("--database", metavar="NAME", help="Restore into a database of this name.")
+@click.option(
+    "--owner",
+    default="keep",
+    show_default=True,
+    metavar="keep|none|ROLE",
+    help="Who owns what is restored: as backed up, the connecting user, or that role.",
+)
+@click.option("--compare", is_flag=True, help="Afterwards compare all content with the backup.")
+@config_option("Checked for TARGET if it is there; the deployed configuration decides.")
+@json_option
+@where
+def restore(
+    place: Where,
+    source: str,
+    run_id: str,
+    target: str,
+    only: tuple[str, ...],
+    overwrite: bool,
+    database: str | None,
+    owner: str,
+    compare: bool,
+    config_file: Path,
+    as_json: bool,
+) -> None:
+    """Restore a backup, verifying every byte on the way.
+
+    To a TARGET of the configuration, Step Functions does it in parallel, next to the database.
+    To a PATH or env:NAME, this process does it, over your own connection and without the
+    functions' time limit. A target that holds data is refused unless you say --overwrite.
+
+    \b
+    Examples:
+      stepvault restore shop --to staging --database shop_monday
+      SHOP=postgresql://… \\
+        stepvault restore shop --to env:SHOP --only public.orders
+      stepvault restore uploads --to ./uploads --only 'invoices/2026/**'
+      stepvault restore tickets --run 20261122T030000Z-nightly --to ./tickets.sqlite
+    """
+    place_to = where_to(target, config_file)
+    manifest = find_manifest(place.vault, source, run_id)
+    options = RestoreOptions(only=list(only), overwrite=overwrite, database=database, owner=owner)
+    request = RestoreRequest(
+        source=source, run_id=manifest.run_id, target=place_to, options=options
+    )
+    out = None if as_json else output.console()
+    if out:
+        out.print(
+            f"{source} ({manifest.engine}) of {output.moment(manifest.sealed)}, run "
+            f"{manifest.run_id}, {output.size(manifest.raw_bytes)} → {target}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if isinstance(place_to, str):
+        if compare:
+            raise ConfigInvalid(
+                "--compare works for restores done here",
+                "Use --to env:NAME or a path, or leave --compare out",
+            )
+        _by_machine(place, request, out)
+        return
+    _here(place.vault, request, manifest, out, compare)
+
+
+def where_to(target: str, config_file: Path) -> str | TargetSettings:
+    """What ``--to`` means: the name of a target, or a place of one's own.
+
+    Raises:
+        ConfigInvalid: a URL with its password on the command line, or an unknown target.
+    """
+    if target.startswith("env:"):
+        return TargetSettings(name="here", connection=ConnectionSettings(url_env=target[4:]))
+    if "://" in target:
+        raise ConfigInvalid(
+            "--to takes no URL, because others can read a command line (value not shown)",
+            "Put the URL into an environment variable and write --to env:NAME",
+        )
+    if "/" in target or target.startswith("."):
+        return TargetSettings(name="here", path=str(Path(target).expanduser().absolute()))
+    if config_file.exists():
+        names = [t.name for t in load(config_file).targets]
+        if target not in names:
+            raise ConfigInvalid(
+                f"No restore target named {target!r} in {config_file}",
+                f"Known are: {', '.join(names) or 'none'}; for a folder or file write ./{target}",
+            )
+    return target
+
+
+def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> None:
+    deployed = place.deployment
+    execution = aws.start(deployed.machine("Restore"), request.model_dump(mode="json"))
+    try:
+        progress = follow_restore(Vault(deployed.vault), execution, out)
+    except KeyboardInterrupt:
+        click.echo(f"The restore goes on as execution {execution.name}: {execution.arn}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    ok = progress.state == "succeeded"
+    if out is None:
+        output.print_json(
+            {
+                "restore_id": progress.restore,
+                "status": progress.state,
+                "source": request.source,
+                "run_id": request.run_id,
+                "execution_arn": execution.arn,
+                "error": progress.error or None,
+            }
+        )
+    elif ok:
+        click.echo(f"restored in {output.duration(progress.elapsed)}")
+    else:
+        click.secho(f"restore {progress.state}: ", fg="red", bold=True, nl=False, err=True)
+        click.echo(progress.error, err=True)
+    if not ok:
+        kind = getattr(errors, progress.error.partition(":")[0], None)
+        raise click.exceptions.Exit(exit_code(kind) if isinstance(kind, type) else FAILED)
+
+
+def _here(
+    vault: Vault,
+    request: RestoreRequest,
+    manifest: Manifest,
+    out: Console | None,
+    compare: bool,
+) -> None:
+    tally = _Tally(manifest.raw_bytes, out)
+    with tally:
+        restore_here(vault, request, progress=tally.add)
+    wrong = differences(vault, request)[1] if compare else []
+    if out is None:
+        result: dict[str, Any] = {
+            "status": "succeeded" if not wrong else "different",
+            "source": request.source,
+            "run_id": request.run_id,
+            "raw_bytes": tally.done,
+        }
+        output.print_json(result | ({"differences": wrong} if compare else {}))
+    else:
+        click.echo(f"restored {output.size(tally.done)} in {output.duration(tally.seconds)}")
+        if compare and not wrong:
+            click.echo("compared: all content equals the backup")
+    if wrong:
+        for line in wrong:
+            click.secho(f"different: {line}", fg="red", err=True)
+        raise click.exceptions.Exit(FAILED)
+
+
+class _Tally:
+    """Counts restored bytes from several threads and shows them on a terminal."""
+
+    def __init__(self, expected: int, out: Console | None) -> None:
+        self.done = 0
+        self._lock = threading.Lock()
+        self._bar = bars.Progress(
+            bars.BarColumn(),
+            bars.DownloadColumn(),
+            bars.TransferSpeedColumn(),
+            bars.TimeRemainingColumn(),
+            console=out,
+            disable=out is None or not out.is_terminal,
+            transient=True,
+        )
+        self._task = self._bar.add_task("restore", total=expected)
+
+    def __enter__(self) -> "_Tally":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = self._bar.tasks[self._task].elapsed or 0.0
+        self._bar.stop()
+
+    def add(self, _: str, count: int) -> None:
+        with self._lock:
+            self.done += count
+        self._bar.advance(self._task, count)

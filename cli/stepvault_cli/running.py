@@ -1,0 +1,126 @@
+"""``stepvault run`` and ``stepvault watch``."""
+
+import click
+from rich.console import Console
+
+from stepvault import keys
+from stepvault.catalog import Vault
+from stepvault.errors import ConfigInvalid, RunNotFound
+from stepvault_cli import aws, output
+from stepvault_cli.common import FAILED, INTERRUPTED, Where, json_option, where
+from stepvault_cli.follow import RunFollower, follow_run
+from stepvault_cli.progress import Progress
+
+
+@click.command()
+@click.option("--sources", metavar="A,B", help="Only these sources; all when left out.")
+@click.option("--run-id", metavar="RUN", help="Finish that run: only what is missing runs again.")
+@click.option("--detach", is_flag=True, help="Start it and return at once.")
+@json_option
+@where
+def run(place: Where, sources: str | None, run_id: str | None, detach: bool, as_json: bool) -> None:
+    """Start a backup run and follow it.
+
+    Ctrl-C stops following; the run goes on, and 'stepvault watch' follows it again.
+
+    \b
+    Examples:
+      stepvault run                         everything in the deployed configuration
+      stepvault run --sources shop,uploads  two sources
+      stepvault run --detach --json         for a script: prints the run id
+      stepvault run --run-id 20261122T030000Z-nightly
+                                            do again what failed in that run
+    """
+    if run_id and not keys.is_run_id(run_id):
+        raise ConfigInvalid(f"{run_id!r} is not a run id", "Take one from 'stepvault runs'")
+    names = [name.strip() for name in (sources or "").split(",") if name.strip()]
+    deployed = place.deployment
+    given = {"sources": names} | ({"run_id": run_id} if run_id else {})
+    execution = aws.start(deployed.machine("Backup"), given)
+    started = run_id or keys.run_id(execution.started, execution.name)
+    if detach:
+        if as_json:
+            output.print_json({"run_id": started, "execution_arn": execution.arn})
+        else:
+            click.echo(f"run {started} started; follow it: stepvault watch {started}")
+        return
+    _follow(Vault(deployed.vault), started, execution, as_json)
+
+
+@click.command()
+@click.argument("run_id", metavar="[RUN]", default="latest")
+@json_option
+@where
+def watch(place: Where, run_id: str, as_json: bool) -> None:
+    """Follow a run that is under way, or show how it ended.
+
+    RUN is a run id from 'stepvault runs'; the newest when left out.
+    """
+    deployed = place.deployment
+    vault = Vault(deployed.vault)
+    machine = deployed.machines.get("Backup")
+    run = newest_run(vault, machine) if run_id == "latest" else run_id
+    if not keys.is_run_id(run):
+        raise ConfigInvalid(f"{run!r} is not a run id", "Take one from 'stepvault runs'")
+    execution = aws.find(machine, run) if machine else None
+    if execution is None and vault.units(run) is None:
+        raise RunNotFound(f"There is no run {run!r} in this vault", "See 'stepvault runs'")
+    _follow(vault, run, execution, as_json)
+
+
+def newest_run(vault: Vault, machine: str | None) -> str:
+    """The newest run, planned or just started."""
+    known = [*vault.runs()[-1:], *(aws.executions(machine, 20) if machine else {})]
+    if not known:
+        raise RunNotFound("There are no runs yet", "Start one with 'stepvault run'")
+    return max(known)
+
+
+def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bool) -> None:
+    out = None if as_json else output.console()
+    try:
+        progress = follow_run(RunFollower(vault, run, execution), out)
+    except KeyboardInterrupt:
+        click.echo(f"The run goes on. Follow it again: stepvault watch {run}", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+    summary = vault.summary(run) if progress.sources else None
+    if as_json:
+        output.print_json(
+            {
+                "run_id": run,
+                "status": progress.state,
+                "execution_arn": execution.arn if execution else None,
+                "error": progress.error or None,
+                "summary": summary.model_dump(mode="json") if summary else None,
+            }
+        )
+    else:
+        _tell_end(progress, output.console(stderr=True))
+    if progress.state != "succeeded":
+        raise click.exceptions.Exit(FAILED)
+
+
+def _tell_end(progress: Progress, err: Console) -> None:
+    by_state: dict[str, list[str]] = {}
+    for source in progress.sources:
+        by_state.setdefault(source.state, []).append(source.name)
+    told = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
+    if progress.state == "succeeded":
+        click.echo(
+            f"{told}. {output.size(progress.stored)} stored in "
+            f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
+        )
+        return
+    err.print(f"[bold red]run {progress.state}[/] ", end="")
+    err.print(told, markup=False, soft_wrap=True)
+    failed = [source for source in progress.sources if source.message]
+    for source in failed:
+        err.print(f"  {source.name}: {source.message}", markup=False, soft_wrap=True)
+    if not failed and progress.error:
+        err.print(f"  {progress.error}", markup=False, soft_wrap=True)
+    if progress.sources:
+        err.print(
+            f"  Mend the cause, then: stepvault run --run-id {progress.run}",
+            markup=False,
+            soft_wrap=True,
+        )
