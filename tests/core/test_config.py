@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from stepvault import config, expressions, mistakes
 from stepvault.errors import ConfigInvalid
 from stepvault.models import Config, FilesSource, PostgresSource

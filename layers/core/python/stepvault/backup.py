@@ -101,7 +101,7 @@ def _store_unit(
         objects=[s.object for s in stored] + references,
         facts=facts,
         warnings=warnings,
-        profile=meter.profile(governor.peak, governor.throttled),
+        profile=meter.profile(governor.sample(), governor.throttled),
     )
 
 
@@ -203,7 +203,10 @@ class _Path:
                 piece = encoder.feed(chunk)
                 meter.compress.add(len(piece), *watch.split())
                 upload.write(piece)
-            upload.write(encoder.finish())
+            watch = Watch()
+            piece = encoder.finish()
+            meter.compress.add(len(piece), *watch.split())
+            upload.write(piece)
             counts = stream.result()
             done = upload.complete()
         return Stored(

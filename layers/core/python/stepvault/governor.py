@@ -44,13 +44,20 @@ class Governor:
     def inflight(self, wanted: int) -> int:
         """How many uploads of a stream may be in flight now, given how many it would like."""
         with self._lock:
-            self._sample()
+            self._look()
             if self.limit and self._used >= THROTTLE_AT * self.limit and wanted > 1:
                 self.throttled += 1
                 return 1
             return wanted
 
-    def _sample(self) -> None:
+    def sample(self) -> int:
+        """The highest resident memory seen so far, in bytes, this moment included."""
+        with self._lock:
+            self._sampled = 0.0
+            self._look()
+            return self.peak
+
+    def _look(self) -> None:
         now = time.monotonic()
         if now - self._sampled < _SAMPLE_EVERY:
             return

@@ -11,10 +11,12 @@ import time
 import zlib
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
 from stepvault import storage
+from stepvault.errors import StepvaultError
 from stepvault.governor import Governor
 from stepvault.profiling import StageMeter
 
@@ -121,7 +123,7 @@ class Upload:
         with self._changed:
             self._changed.wait_for(lambda: self._flying == 0)
         if self._upload_id is not None:
-            with storage.vault_errors(self._bucket):
+            with suppress(StepvaultError), storage.vault_errors(self._bucket):
                 storage.client().abort_multipart_upload(
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )

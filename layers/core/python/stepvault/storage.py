@@ -10,7 +10,6 @@ from stepvault.errors import StorageUnavailable, VaultDenied, VaultMissing
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_TRANSIENT = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "503", "500"}
 _DENIED = {
     "AccessDenied", "Forbidden", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
     "ExpiredToken", "KMS.DisabledException", "KMSAccessDeniedException",
@@ -69,12 +68,11 @@ def vault_errors(bucket: str) -> Iterator[None]:
                 f"The vault bucket {bucket!r} refuses {error.operation_name} ({code})",
                 "Check the role's S3 and KMS permissions and the bucket policy",
             ) from error
-        if code in _TRANSIENT:
-            raise StorageUnavailable(
-                f"S3 did not take {error.operation_name} on {bucket!r} ({code})",
-                "Nothing to do if it passes; the unit is tried again",
-            ) from error
-        raise
+        # Throttling, server errors, an upload that somebody else aborted: another attempt may do.
+        raise StorageUnavailable(
+            f"S3 did not take {error.operation_name} on {bucket!r} ({code})",
+            "The unit is tried again; if it stays so, see the S3 health page and the bucket",
+        ) from error
     except NoCredentialsError as error:
         raise VaultDenied(
             f"No AWS credentials to open the vault bucket {bucket!r}",

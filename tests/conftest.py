@@ -1,0 +1,32 @@
+"""What several test folders share: an emulated AWS, and a fresh vault in it."""
+
+import os
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from examples.demo import emulator
+from stepvault import storage
+from stepvault.catalog import Vault
+
+
+@pytest.fixture(scope="session")
+def aws() -> Iterator[str]:
+    """The endpoint of a MiniStack of this test process, in the environment of boto3."""
+    with emulator.running() as endpoint, pytest.MonkeyPatch.context() as patch:
+        for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_CA_BUNDLE"]:
+            patch.delenv(name)
+        for name, value in emulator.environment(endpoint).items():
+            patch.setenv(name, value)
+        storage.client.cache_clear()
+        yield endpoint
+    storage.client.cache_clear()
+
+
+@pytest.fixture
+def vault(aws: str) -> Vault:
+    """A new, empty vault."""
+    bucket = f"vault-{uuid.uuid4().hex[:12]}"
+    storage.client().create_bucket(Bucket=bucket)
+    return Vault(bucket)

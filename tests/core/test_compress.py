@@ -1,0 +1,58 @@
+import subprocess
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stepvault.compress import Compressor, Plain, decompress
+from stepvault.engines.base import END_FRAME
+
+
+def packed(chunks, level=3) -> tuple[bytes, Compressor]:
+    compressor = Compressor(level)
+    return b"".join([*map(compressor.feed, chunks), compressor.finish()]), compressor
+
+
+@given(st.lists(st.binary(max_size=2000) | st.just(END_FRAME), max_size=12))
+def test_what_goes_in_comes_out_whatever_the_frames(chunks):
+    stored, _ = packed(chunks)
+    raw = b"".join(chunk for chunk in chunks if chunk is not END_FRAME)
+    assert b"".join(decompress([stored])) == raw
+
+
+def test_the_zstd_command_reads_it_and_finds_a_checksum():
+    stored, _ = packed([b"a" * 100_000, END_FRAME, b"b" * 5])
+    out = subprocess.run(["zstd", "-dc"], input=stored, capture_output=True, check=True).stdout
+    assert out == b"a" * 100_000 + b"b" * 5
+    damaged = stored[:-1] + bytes([stored[-1] ^ 1])
+    refused = subprocess.run(["zstd", "-tq"], input=damaged, capture_output=True)
+    assert refused.returncode != 0
+
+
+def test_an_empty_stream_is_one_valid_frame():
+    stored, compressor = packed([])
+    assert stored
+    assert compressor.frames == [(0, 0)]
+    assert zstandard.ZstdDecompressor().decompress(stored) == b""
+
+
+def test_each_frame_can_be_read_on_its_own_from_where_it_starts():
+    members = [b"one" * 1000, b"two" * 50, b"three" * 7000]
+    chunks = [piece for member in members for piece in (member, END_FRAME)]
+    stored, compressor = packed(chunks)
+    assert [raw for raw, _ in compressor.frames] == [0, 3000, 3150]
+    ends = [start for _, start in compressor.frames[1:]] + [len(stored)]
+    for member, (_, start), end in zip(members, compressor.frames, ends, strict=True):
+        assert b"".join(decompress([stored[start:end]])) == member
+
+
+@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
+def test_any_kind_of_buffer_is_taken(kind):
+    stored, _ = packed([kind(b"x" * 300_000)])
+    assert b"".join(decompress([stored])) == b"x" * 300_000
+
+
+def test_plain_streams_pass_unchanged():
+    plain = Plain()
+    assert [plain.feed(b"as is"), plain.feed(END_FRAME), plain.finish()] == [b"as is", b"", b""]

@@ -1,0 +1,249 @@
+"""Plan and seal are the two ends of one run: what one writes down, the other makes true."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from stepvault import backup, keys, plan
+from stepvault.backup import back_up
+from stepvault.engines.base import UnitDraft
+from stepvault.errors import ConfigInvalid, RunNotFound, SourceDenied, SourceMissing, SourcesFailed
+from stepvault.models import Config, Execution, Unit
+from stepvault.plan import RunInput, RunRequest
+from stepvault.seal import SealRequest, complain, seal
+from tests.core.streams import Scripted, ScriptedEngine
+
+CONFIG = Config.model_validate(
+    {
+        "sources": [
+            {"name": "app", "engine": "sqlite", "path": "/data/app.db"},
+            {"name": "docs", "engine": "files", "path": "/data/docs"},
+        ]
+    }
+)
+
+
+@pytest.fixture
+def engines(monkeypatch):
+    """One scripted engine per engine name; ``files`` plans two batches."""
+    made = {
+        "sqlite": ScriptedEngine([Scripted("app.zst", lambda: iter([b"pages"]), rows=3)]),
+        "files": ScriptedEngine(
+            [],
+            planned=[
+                UnitDraft("0000", [b"a\0", b"b\0"], 20, 2),
+                UnitDraft("0001", [b"c\0"], 10, 1),
+            ],
+        ),
+    }
+    monkeypatch.setattr(plan.engines, "find", made.__getitem__)
+    monkeypatch.setattr(backup.engines, "find", made.__getitem__)
+    return made
+
+
+def request(**run_input) -> RunRequest:
+    execution = Execution(name="nightly", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
+    return RunRequest(execution=execution, input=RunInput(**run_input))
+
+
+def units_of(vault, state, kind) -> list[Unit]:
+    lines = vault.get(state[kind]["key"]).splitlines()
+    assert len(lines) == state[kind]["count"]
+    return [Unit.model_validate_json(line) for line in lines]
+
+
+def run_unit(vault, engines, unit: Unit) -> None:
+    if unit.source.engine == "files":
+        listing = b"".join(vault.listing(unit.listing)) if unit.listing else b"all\0"
+        engines["files"].scripts = [Scripted(f"{unit.id}.tar.zst", lambda: iter([listing]))]
+    back_up(unit, vault)
+
+
+def run_all(vault, engines, state) -> None:
+    for kind in plan.KINDS:
+        for unit in units_of(vault, state, kind):
+            run_unit(vault, engines, unit)
+
+
+def test_the_plan_has_one_line_per_unit_for_each_map(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    assert state["run_id"] == "20261122T030000Z-nightly"
+    assert state["attempt"] == 0
+    assert [u.source.name for u in units_of(vault, state, "databases")] == ["app"]
+    batches = units_of(vault, state, "files")
+    assert [(u.id, u.estimated_bytes, u.estimated_files) for u in batches] == [
+        ("0000", 20, 2),
+        ("0001", 10, 1),
+    ]
+    assert b"".join(vault.listing(batches[0].listing)) == b"a\0b\0"
+
+
+def test_only_the_sources_asked_for_are_planned(vault, engines):
+    state = plan.plan(CONFIG, vault, request(sources=["docs"]))
+    assert (state["databases"]["count"], state["files"]["count"]) == (0, 2)
+    assert vault.get(state["databases"]["key"]) == b""
+
+
+def test_an_unknown_source_names_the_nearest(vault):
+    with pytest.raises(ConfigInvalid, match=r"'dosc' is configured\. Did you mean 'docs'"):
+        plan.plan(CONFIG, vault, request(sources=["dosc"]))
+
+
+def test_a_run_id_that_is_none_is_refused(vault):
+    with pytest.raises(ConfigInvalid, match="'yesterday' is not a run id"):
+        plan.plan(CONFIG, vault, request(run_id="yesterday"))
+
+
+def test_a_source_that_cannot_be_planned_stops_no_sibling(vault, engines):
+    def missing(job):
+        raise SourceMissing("/data/docs does not exist")
+        yield
+
+    engines["files"].plan = missing
+    state = plan.plan(CONFIG, vault, request())
+    assert state["databases"]["count"] == 1
+    (whole,) = units_of(vault, state, "files")
+    assert whole.listing is None
+
+
+def test_a_whole_run_is_sealed_with_one_manifest_per_source(vault, engines):
+    state = plan.plan(CONFIG, vault, request(schedule="nightly"))
+    run_all(vault, engines, state)
+    sealing = SealRequest(run_id=state["run_id"], input=RunInput(schedule="nightly"))
+    summary, after = seal(vault, sealing)
+    assert after["status"] == "sealed"
+    complain(summary)
+    assert {(r.source, r.status, r.units_done) for r in summary.sources} == {
+        ("app", "sealed", 1),
+        ("docs", "sealed", 2),
+    }
+    manifest = vault.manifest("docs", state["run_id"])
+    assert [o.name for o in manifest.objects] == ["0000.tar.zst", "0001.tar.zst"]
+    assert manifest.raw_bytes == sum(o.raw_bytes for o in manifest.objects) == 6
+    assert manifest.config["path"] == "/data/docs"
+    assert vault.latest("app").rows == 3
+    assert vault.summary(state["run_id"]) == summary
+    assert summary.schedule == "nightly"
+
+
+def test_what_has_no_manifest_is_not_a_backup(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    run_all(vault, engines, state)
+    assert vault.latest("docs") is None
+    assert vault.sealed_runs("docs") == []
+    with pytest.raises(RunNotFound, match="No sealed backup of 'docs'"):
+        vault.manifest("docs", state["run_id"])
+
+
+def test_a_failed_source_is_named_while_the_others_are_sealed(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    run_unit(vault, engines, units_of(vault, state, "databases")[0])
+    first, second = units_of(vault, state, "files")
+    run_unit(vault, engines, first)
+    engines["files"].fails_to_open = SourceDenied("/data/docs/key may not be read")
+    with pytest.raises(SourceDenied):
+        back_up(second, vault)
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    with pytest.raises(
+        SourcesFailed, match=r"1 of 2 .*docs \(1 of 2 units done\).*SourceDenied.*may not be read"
+    ):
+        complain(summary)
+    assert vault.latest("app") is not None
+    assert vault.latest("docs") is None
+
+
+def test_a_killed_function_is_reported_and_its_open_upload_aborted(vault, engines):
+    from stepvault import storage
+
+    state = plan.plan(CONFIG, vault, request())
+    key = keys.data("app", state["run_id"], "app.zst")
+    storage.client().create_multipart_upload(Bucket=vault.bucket, Key=key)
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    app = next(r for r in summary.sources if r.source == "app")
+    assert [f.error for f in app.failures] == ["Killed"]
+    assert vault.open_uploads("") == []
+
+
+def test_an_object_that_vanished_after_its_receipt_keeps_the_source_unsealed(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    run_all(vault, engines, state)
+    vault.put(keys.data("app", state["run_id"], "app.zst"), b"short")
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    app = next(r for r in summary.sources if r.source == "app")
+    assert app.status == "failed"
+    assert "app.zst was stored with" in app.failures[0].message
+    assert vault.latest("app") is None
+
+
+def fail_second_batch(vault, engines, state) -> Unit:
+    run_unit(vault, engines, units_of(vault, state, "databases")[0])
+    first, second = units_of(vault, state, "files")
+    run_unit(vault, engines, first)
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    with pytest.raises(SourcesFailed):
+        complain(summary)
+    return second
+
+
+def test_a_redriven_seal_hands_out_only_what_is_missing_and_then_seals(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    missing = fail_second_batch(vault, engines, state)
+    summary, again = seal(vault, SealRequest(run_id=state["run_id"], redrive_count=1))
+    assert summary is None
+    assert (again["status"], again["attempt"]) == ("incomplete", 1)
+    assert (again["databases"]["count"], again["files"]["count"]) == (0, 1)
+    assert units_of(vault, again, "files") == [missing]
+    run_all(vault, engines, again)
+    summary, after = seal(vault, SealRequest(run_id=state["run_id"], attempt=1, redrive_count=1))
+    assert after["status"] == "sealed"
+    complain(summary)
+    assert len(vault.manifest("docs", state["run_id"]).objects) == 2
+
+
+def test_a_redrive_that_changed_nothing_fails_again(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    fail_second_batch(vault, engines, state)
+    seal(vault, SealRequest(run_id=state["run_id"], redrive_count=1))
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"], attempt=1, redrive_count=1))
+    with pytest.raises(SourcesFailed, match="docs"):
+        complain(summary)
+    summary, again = seal(vault, SealRequest(run_id=state["run_id"], attempt=1, redrive_count=2))
+    assert (summary, again["status"], again["attempt"]) == (None, "incomplete", 2)
+
+
+def test_a_new_execution_with_the_same_run_id_plans_only_what_is_missing(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    missing = fail_second_batch(vault, engines, state)
+    again = plan.plan(CONFIG, vault, request(run_id=state["run_id"]))
+    assert again["run_id"] == state["run_id"]
+    assert units_of(vault, again, "files") == [missing]
+    assert vault.units(state["run_id"])[1:] == units_of(vault, state, "files")
+    run_all(vault, engines, again)
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    complain(summary)
+
+
+def test_sealing_twice_changes_nothing(vault, engines):
+    state = plan.plan(CONFIG, vault, request())
+    run_all(vault, engines, state)
+    seal(vault, SealRequest(run_id=state["run_id"]))
+    first = vault.manifest("docs", state["run_id"])
+    seal(vault, SealRequest(run_id=state["run_id"]))
+    assert vault.manifest("docs", state["run_id"]) == first
+
+
+def test_sealing_a_run_that_was_never_planned_says_so(vault):
+    with pytest.raises(RunNotFound, match="20260101T000000Z-x"):
+        seal(vault, SealRequest(run_id="20260101T000000Z-x"))
+
+
+def test_an_optional_source_that_is_away_is_skipped_without_failing_the_run(vault, engines):
+    sources = [CONFIG.sources[0].model_copy(update={"optional": True}), CONFIG.sources[1]]
+    state = plan.plan(CONFIG.model_copy(update={"sources": sources}), vault, request())
+    engines["sqlite"].fails_to_open = SourceMissing("/data/app.db does not exist")
+    run_all(vault, engines, state)
+    summary, _ = seal(vault, SealRequest(run_id=state["run_id"]))
+    complain(summary)
+    app = next(r for r in summary.sources if r.source == "app")
+    assert (app.status, app.warnings) == ("skipped", ["/data/app.db does not exist"])
+    assert vault.latest("app") is None

@@ -1,0 +1,162 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from stepvault import keys
+from stepvault.keys import run_id
+from stepvault.models import Config, Manifest, SourceResult, StoredObject, Summary
+from stepvault.prune import prune
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def config(**retention) -> Config:
+    return Config.model_validate(
+        {
+            "sources": [{"name": "docs", "engine": "files", "path": "/data/docs"}],
+            "retention": retention,
+        }
+    )
+
+
+def run_of(days_ago: float) -> str:
+    return run_id(NOW - timedelta(days=days_ago), "r")
+
+
+def stored(name: str, run: str | None = None) -> StoredObject:
+    return StoredObject(
+        name=name,
+        run_id=run,
+        raw_bytes=4,
+        stored_bytes=4,
+        raw_sha256="",
+        stored_sha256="",
+        encoding="none",
+    )
+
+
+def put_backup(vault, days_ago: float, *, leans_on: str | None = None, sealed: bool = True) -> str:
+    run = run_of(days_ago)
+    vault.put(keys.data("docs", run, "0000.tar.zst"), b"pack")
+    vault.put(keys.receipt("docs", run, "0000"), b"{}")
+    objects = [stored("0000.tar.zst")]
+    if leans_on:
+        objects.append(stored("0000.tar.zst", leans_on))
+    if sealed:
+        manifest = Manifest(
+            tool_version="0",
+            run_id=run,
+            source="docs",
+            engine="files",
+            started=NOW,
+            sealed=NOW,
+            config={},
+            config_sha256="",
+            raw_bytes=4,
+            stored_bytes=4,
+            units=[],
+            objects=objects,
+        )
+        vault.put_manifest(manifest)
+    return run
+
+
+def everything(vault) -> set[str]:
+    return {e.key for e in vault.entries("")}
+
+
+def test_a_dry_run_says_what_would_go_and_removes_nothing(vault):
+    runs = [put_backup(vault, days) for days in (3, 2, 1)]
+    before = everything(vault)
+    (docs,) = prune(vault, config(keep_last=1), now=NOW)
+    assert (docs.removed, docs.kept, docs.objects, docs.bytes) == (runs[:2], 1, 6, 12)
+    assert everything(vault) == before
+
+
+def test_what_retention_lets_go_is_gone_and_the_rest_is_whole(vault):
+    runs = [put_backup(vault, days) for days in (3, 2, 1)]
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == runs[2:]
+    assert len(everything(vault)) == 3
+
+
+def test_without_a_rule_nothing_goes(vault):
+    for days in (1000, 500):
+        put_backup(vault, days)
+    before = everything(vault)
+    (docs,) = prune(vault, config(), dry_run=False, now=NOW)
+    assert (docs.removed, docs.kept) == ([], 2)
+    assert everything(vault) == before
+
+
+def test_the_newest_sealed_backup_stays_even_if_newer_ones_failed(vault):
+    old = put_backup(vault, 100)
+    put_backup(vault, 50, sealed=False)
+    prune(vault, config(max_age_days=1), dry_run=False, now=NOW)
+    assert vault.sealed_runs("docs") == [old]
+
+
+def test_things_that_are_not_ours_stay(vault):
+    put_backup(vault, 3)
+    put_backup(vault, 1)
+    foreign = {"backups/docs/notes.txt", "backups/docs/old/data/x", "backups/other/x/y", "top"}
+    for key in foreign:
+        vault.put(key, b"mine")
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert foreign <= everything(vault)
+
+
+def test_a_pack_that_a_later_backup_leans_on_outlives_its_own(vault):
+    first = put_backup(vault, 3)
+    last = put_backup(vault, 1, leans_on=first)
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    pack = keys.data("docs", first, "0000.tar.zst")
+    assert vault.sealed_runs("docs") == [last]
+    assert pack in everything(vault)
+    assert keys.receipt("docs", first, "0000") not in everything(vault)
+
+
+def test_that_pack_goes_once_nothing_leans_on_it(vault):
+    first = put_backup(vault, 40)
+    put_backup(vault, 30, leans_on=first)
+    newest = put_backup(vault, 2)
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == [newest]
+
+
+def test_leftovers_of_a_failed_run_go_when_it_cannot_be_redriven_any_more(vault):
+    failed = put_backup(vault, 20, sealed=False)
+    recent = put_backup(vault, 5, sealed=False)
+    newest = put_backup(vault, 2)
+    prune(vault, config(keep_last=5), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == [recent, newest]
+    assert failed not in vault.backup_runs("docs")
+
+
+@pytest.mark.parametrize("state", ["planning", "failed"])
+def test_while_a_run_is_under_way_nothing_it_may_lean_on_goes(vault, state):
+    put_backup(vault, 3)
+    put_backup(vault, 2)
+    running = run_of(0.01)
+    vault.put(keys.request(running), b"{}")
+    if state == "failed":
+        result = SourceResult(source="docs", engine="files", status="failed", units=2, units_done=1)
+        vault.put_summary(
+            Summary(tool_version="0", run_id=running, started=NOW, ended=NOW, sources=[result])
+        )
+    before = everything(vault)
+    (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert running in docs.left_alone
+    assert everything(vault) == before
+
+
+def test_a_run_that_ended_well_does_not_stop_pruning(vault):
+    put_backup(vault, 3)
+    put_backup(vault, 0.01)
+    result = SourceResult(source="docs", engine="files", status="sealed", units=1, units_done=1)
+    vault.put_summary(
+        Summary(tool_version="0", run_id=run_of(0.01), started=NOW, ended=NOW, sources=[result])
+    )
+    (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert docs.left_alone is None
+    assert len(docs.removed) == 1
