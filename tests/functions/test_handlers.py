@@ -1,0 +1,177 @@
+"""Feeds events/ to the handlers, with real sources where the events name places on EFS."""
+
+import importlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepvault import env
+from stepvault.errors import ConfigInvalid, Permanent, SourcesFailed
+from stepvault.models import Unit, parse
+from stepvault.plan import RunInput
+from stepvault.restore import RestoreRequest
+
+ROOT = Path(__file__).parents[2]
+EVENTS = ROOT / "events"
+
+
+@dataclass
+class Context:
+    """What Powertools and the deadline ask of Lambda's context object."""
+
+    seconds: float = 60
+    function_name: str = "test"
+    memory_limit_in_mb: int = 512
+    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:test"
+    aws_request_id: str = "1"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(self.seconds * 1000)
+
+
+def event(name: str) -> dict[str, Any]:
+    return json.loads((EVENTS / f"{name}.json").read_text())
+
+
+@pytest.fixture
+def call(vault, tmp_path, monkeypatch):
+    """Calls a function by name as Lambda would, with sources below tmp_path."""
+    config = tmp_path / "stepvault.toml"
+    config.write_text(
+        f'''
+        [[sources]]
+        name = "tickets"
+        engine = "sqlite"
+        path = "{tmp_path}/tickets.sqlite"
+        [[sources]]
+        name = "uploads"
+        engine = "files"
+        path = "{tmp_path}/uploads"
+        exclude = ["*.tmp"]
+        [[targets]]
+        name = "efs-restore"
+        path = "{tmp_path}/restored"
+        [retention]
+        keep_last = 1
+        '''
+    )
+    with sqlite3.connect(tmp_path / "tickets.sqlite") as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("CREATE TABLE ticket (id INTEGER PRIMARY KEY, title TEXT)")
+        connection.executemany("INSERT INTO ticket (title) VALUES (?)", [("one",), ("two",)])
+    connection.close()
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "uploads" / "a.txt").write_text("a file")
+    monkeypatch.setenv("STEPVAULT_VAULT", vault.bucket)
+    monkeypatch.setenv("STEPVAULT_CONFIG", str(config))
+    for name, value in {
+        "POWERTOOLS_SERVICE_NAME": "stepvault",
+        "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
+        "POWERTOOLS_TRACE_DISABLED": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def run(function: str, payload: dict[str, Any], seconds: float = 60) -> dict[str, Any]:
+        if (
+            path := payload.get("source", {}).get("path")
+            if isinstance(payload.get("source"), dict)
+            else None
+        ):
+            payload["source"]["path"] = str(tmp_path / Path(path).name)
+        if "path" in payload.get("target", {}):
+            payload["target"]["path"] = str(tmp_path / "restored")
+        handler = importlib.import_module(f"functions.{function}").handler
+        answer = handler(payload, Context(seconds))
+        return json.loads(json.dumps(answer))
+
+    return run
+
+
+def test_every_function_has_an_event_and_every_event_a_reader():
+    functions = {p.stem for p in (ROOT / "functions").glob("*.py")} - {"__init__"}
+    assert functions == set(env.FUNCTIONS)
+    named = {p.name.split(".")[0] for p in EVENTS.glob("*.json")}
+    assert named == functions | {"machine"}
+
+
+@pytest.mark.parametrize("path", sorted(EVENTS.glob("machine.*.json")), ids=lambda p: p.stem)
+def test_machine_inputs_are_valid(path):
+    model = RestoreRequest if "restore" in path.stem else RunInput
+    parse(model, json.loads(path.read_text()))
+
+
+def test_the_postgres_event_is_a_valid_unit():
+    assert parse(Unit, event("back_up_database.postgres")).source.engine == "postgres"
+
+
+def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
+    state = call("plan", event("plan"))
+    assert (state["databases"]["count"], state["files"]["count"]) == (1, 1)
+    for kind, function in (("databases", "back_up_database"), ("files", "back_up_files")):
+        for line in vault.get(state[kind]["key"]).splitlines():
+            assert call(function, json.loads(line))["skipped"] is None
+    assert call("seal", event("seal"))["status"] == "sealed"
+    assert [p["kept"] for p in call("prune", event("prune"))["pruned"]] == [1, 1]
+
+    stages = call("plan_restore", event("plan_restore"))
+    for stage in ("before", "data", "after"):
+        for line in (vault.get(stages[stage]["key"]) or b"").splitlines():
+            call("restore", json.loads(line))
+    restored = next(p for p in (tmp_path / "restored").rglob("*") if p.is_file())
+    with sqlite3.connect(restored) as connection:
+        assert connection.execute("SELECT title FROM ticket ORDER BY id").fetchall() == [
+            ("one",),
+            ("two",),
+        ]
+    connection.close()
+
+
+@pytest.mark.parametrize("name", ["back_up_database", "back_up_files"])
+def test_a_unit_event_is_backed_up(call, name):
+    answer = call(name, event(name))
+    assert answer["raw_bytes"] > 0
+    assert answer["objects"] >= 1
+
+
+def test_metrics_leave_as_emf_lines(call, capsys):
+    call("back_up_database", event("back_up_database"))
+    emf = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    stored = next(m for m in emf if "StoredBytes" in m)
+    assert (stored["source"], stored["engine"]) == ("tickets", "sqlite")
+    names = {name for m in emf for name in m}
+    assert {"RawBytes", "Seconds", "Throughput"} <= names
+    assert any(name.startswith("Bottleneck") for name in names)
+
+
+def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(call, vault):
+    state = call("plan", event("plan"))
+    call("back_up_database", json.loads(vault.get(state["databases"]["key"])))
+    with pytest.raises(SourcesFailed, match="uploads"):
+        call("seal", event("seal"))
+    assert vault.latest("tickets") is not None
+
+
+@pytest.mark.parametrize("function", sorted(env.FUNCTIONS))
+def test_an_event_that_is_not_one_names_its_fields(call, function):
+    if function == "prune":
+        with pytest.raises(ConfigInvalid, match="dry_run"):
+            call(function, {"dry_run": "perhaps"})
+        return
+    with pytest.raises(ConfigInvalid, match=r"not a \w+: .*See events/"):
+        call(function, {"nonsense": 1})
+
+
+def test_a_missing_variable_is_named(call, monkeypatch):
+    monkeypatch.delenv("STEPVAULT_VAULT")
+    with pytest.raises(ConfigInvalid, match="STEPVAULT_VAULT"):
+        call("seal", event("seal"))
+
+
+def test_a_missing_source_is_a_permanent_error(call, tmp_path):
+    (tmp_path / "tickets.sqlite").unlink()
+    with pytest.raises(Permanent, match=r"tickets\.sqlite"):
+        call("back_up_database", event("back_up_database"))
