@@ -41,7 +41,10 @@ class Dashboard(Construct):
             ),
             _graph(
                 "Sources per run",
-                [metrics.of_runs(m, PERIOD) for m in ("SourcesSealed", "SourcesFailed")],
+                [
+                    metrics.of_runs("SourcesSealed", PERIOD).with_(label="sealed"),
+                    metrics.of_runs("SourcesFailed", PERIOD).with_(label="failed"),
+                ],
             ),
         )
         made.add_widgets(
@@ -72,9 +75,11 @@ class Dashboard(Construct):
         period: Duration = PERIOD,
         width: int = HALF,
     ) -> cloudwatch.GraphWidget:
-        return _graph(
-            title, [metrics.of_source(s, metric, statistic, period) for s in self._sources], width
-        )
+        lines = [
+            metrics.of_source(s, metric, statistic, period).with_(label=s.name)
+            for s in self._sources
+        ]
+        return _graph(title, lines, width)
 
 
 def _graph(

@@ -22,7 +22,6 @@ def of_source(source: Place, name: str, statistic: str, period: Duration) -> clo
         dimensions_map={**SERVICE, "source": source.name, "engine": str(source.engine)},
         statistic=statistic,
         period=period,
-        label=source.name,
     )
 
 
@@ -34,7 +33,6 @@ def of_schedule(schedule: str, name: str, period: Duration) -> cloudwatch.Metric
         dimensions_map={**SERVICE, "schedule": schedule},
         statistic="Sum",
         period=period,
-        label=f"{schedule}: {name}",
     )
 
 
@@ -46,5 +44,4 @@ def of_runs(name: str, period: Duration) -> cloudwatch.Metric:
         dimensions_map=SERVICE,
         statistic="Sum",
         period=period,
-        label=name,
     )

@@ -1,0 +1,257 @@
+"""AWS on this machine: start MiniStack, deploy the real stack into it, stop it.
+
+MiniStack pins a botocore of its own and therefore lives in its own environment,
+``build/emulator-venv``; ``prepare()`` makes it. ``running()`` starts one, on loopback only.
+
+::
+
+    with emulator.running() as endpoint:
+        outputs = emulator.deploy(endpoint, Path("stepvault.toml"))
+        client = boto3.client("s3", **emulator.client_options(endpoint))
+
+At a terminal: ``python -m examples.demo.emulator [PORT]`` runs one until Ctrl-C.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+VENV = ROOT / "build" / "emulator-venv"
+LOCK = Path(__file__).with_suffix(".txt")
+PROGRAM = Path(__file__).with_name("ministack_plus.py")
+CDK = ROOT / "infra" / "node_modules" / ".bin" / "cdk"
+STACK = "Stepvault"
+REGION = "us-east-1"
+#: ``infra.local.LOCAL_ASSETS``; a test compares.
+ASSETS = "stepvault-local-assets"
+
+#: The CDK's language bridge warns about any Node that is no longer young.
+QUIET_NODE = {"JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "16,18,20,22,24"}
+
+
+class EmulatorError(Exception):
+    """The emulator or the deployment did not do its work; the message says what it said."""
+
+
+@contextmanager
+def running(port: int | None = None, log: Path | None = None) -> Iterator[str]:
+    """A MiniStack of our own; gives its endpoint, ``http://127.0.0.1:<port>``.
+
+    Args:
+        port: loopback port; a free one when left out.
+        log: file for what the emulator prints; a temporary one when left out.
+
+    Raises:
+        EmulatorError: it did not start, with the end of its log.
+    """
+    prepare()
+    port = port or free_port()
+    endpoint = f"http://127.0.0.1:{port}"
+    with tempfile.TemporaryDirectory(prefix="stepvault-emulator-") as scratch:
+        kept = log or Path(scratch) / "ministack.log"
+        with kept.open("wb") as out:
+            process = subprocess.Popen(
+                [VENV / "bin" / "python", PROGRAM],
+                env=_emulator_environment(port, scratch),
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            _wait(process, endpoint, kept)
+            yield endpoint
+        finally:
+            _stop(process)
+
+
+def environment(endpoint: str) -> dict[str, str]:
+    """Variables that point any AWS client, and the CDK, to that emulator."""
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def client_options(endpoint: str) -> dict[str, str]:
+    """Arguments for ``boto3.client`` that need no environment."""
+    return {
+        "endpoint_url": endpoint,
+        "aws_access_key_id": "test",
+        "aws_secret_access_key": "test",
+        "region_name": REGION,
+    }
+
+
+def deploy(
+    endpoint: str, config: Path, stack: str = STACK, extra: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """``cdk deploy`` the real stack; gives its outputs by name.
+
+    Args:
+        endpoint: of the emulator.
+        config: the stepvault.toml to deploy.
+        stack: name of the CloudFormation stack.
+        extra: more environment for the CDK.
+
+    Raises:
+        EmulatorError: with what the CDK said.
+    """
+    build_layers()
+    _make_assets_bucket(endpoint)
+    with tempfile.TemporaryDirectory(prefix="stepvault-cdk-") as scratch:
+        outputs = Path(scratch) / "outputs.json"
+        done = subprocess.run(
+            [
+                CDK, "deploy", stack, "--app", f"{sys.executable} -m infra.app",
+                "--output", f"{scratch}/cdk.out", "--outputs-file", outputs,
+                "--context", "local=1", "--context", f"config={config.resolve()}",
+                "--context", f"stack={stack}",
+                "--require-approval", "never", "--method", "direct", "--no-notices",
+                "--ci", "--progress", "events", "--no-version-reporting",
+            ],
+            cwd=ROOT,
+            env=_clean(os.environ)
+            | environment(endpoint)
+            | QUIET_NODE
+            # cdk-nag has its say in `make synth`; here it would only cost seconds.
+            | {"CDK_VALIDATION": "false", "CDK_DISABLE_CLI_TELEMETRY": "1"}
+            | dict(extra or {}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )  # fmt: skip
+        if done.returncode:
+            raise EmulatorError(f"cdk deploy failed:\n{done.stdout}{done.stderr}".rstrip())
+        return dict(json.loads(outputs.read_text())[stack])
+
+
+def architecture() -> str:
+    """This machine's, in Lambda's words."""
+    return "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
+
+
+def build_layers() -> None:
+    """Build the layers for this machine, unless they are there."""
+    for layer in ("deps", "postgres_client"):
+        out = ROOT / "build" / "layers" / f"{layer}-{architecture()}"
+        script = ROOT / "layers" / layer / "build.py"
+        _run([sys.executable, script, "--arch", architecture(), "--out", out])
+
+
+def prepare() -> None:
+    """Install MiniStack into its own environment, unless it is there."""
+    ready = VENV / ".ready"
+    wanted = hashlib.sha256(LOCK.read_bytes()).hexdigest()
+    if ready.is_file() and ready.read_text() == wanted:
+        return
+    uv = ROOT / "build" / "uv" / "bin" / "uv"
+    _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, VENV])
+    _run([uv, "pip", "install", "--quiet", "--require-hashes", "--python", VENV, "-r", LOCK])
+    ready.write_text(wanted)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _emulator_environment(port: int, scratch: str) -> dict[str, str]:
+    return _clean(os.environ) | {
+        "GATEWAY_PORT": str(port),
+        "BIND_HOST": "127.0.0.1",
+        "LOG_LEVEL": "WARNING",
+        # Listeners of services that nobody here uses, on all interfaces.
+        "IOT_MTLS_ENABLED": "false",
+        "SFTP_ENABLED": "false",
+        # Workers unpack the functions' code here; it goes when the emulator goes.
+        "TMPDIR": scratch,
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def _clean(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment without the caller's AWS and Python settings."""
+    return {
+        k: v
+        for k, v in given.items()
+        # Without Python's cache, each deploy compiles the CDK's huge modules again (5 s).
+        if not k.startswith(("AWS_", "PYTHON"))
+    }
+
+
+def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, patience: float = 60) -> None:
+    give_up = time.monotonic() + patience
+    while time.monotonic() < give_up:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.05)
+    said = log.read_text(errors="replace")[-2000:]
+    raise EmulatorError(f"MiniStack did not start on {endpoint}:\n{said}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End the emulator and the functions' workers: they are one process group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            continue
+    process.wait()
+
+
+def _make_assets_bucket(endpoint: str) -> None:
+    request = urllib.request.Request(f"{endpoint}/{ASSETS}", method="PUT")
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code != 409:
+            raise EmulatorError(f"The bucket {ASSETS} cannot be made: {error}") from error
+
+
+def _run(command: list[str | Path]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmulatorError(f"{Path(command[0]).name} failed:\n{done.stdout}{done.stderr}".rstrip())
+
+
+def main() -> None:
+    port = int(sys.argv[1]) if len(sys.argv) > 1 else None
+    with running(port) as endpoint:
+        print("\n".join(f"export {k}={v}" for k, v in environment(endpoint).items()), flush=True)
+        signal.pause()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        pass
+    except EmulatorError as error:
+        sys.exit(str(error))
