@@ -87,7 +87,7 @@ def require_session() -> None:
 
 
 def deployment(stack: str, vault: str | None) -> Deployment:
-    """The stack's outputs, or just the vault if the caller names one.
+    """The stack's outputs, or just the vault if the caller names one that is not the stack's.
 
     Raises:
         VaultMissing: no such stack, or it is not Stepvault's.
@@ -99,7 +99,9 @@ def deployment(stack: str, vault: str | None) -> Deployment:
         if vault is None:
             raise
         outputs = {}
-    found = vault or outputs.get("VaultName")
+    if vault not in (None, outputs.get("VaultName")):
+        return Deployment(vault or "", {})  # another vault: the stack's machines are not its own
+    found = outputs.get("VaultName")
     if not found:
         raise VaultMissing(
             f"The stack {stack!r} has no output VaultName", "Name the right stack with --stack"

@@ -107,7 +107,7 @@ def _tell_end(progress: Progress, err: Console) -> None:
     told = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
     if progress.state == "succeeded":
         click.echo(
-            f"{told}. {output.size(progress.stored)} stored in "
+            f"{told or 'nothing to do'}. {output.size(progress.stored)} stored in "
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return

@@ -8,7 +8,7 @@ import click
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.errors import RunNotFound, VaultMissing
+from stepvault.errors import RunNotFound, StepvaultError
 from stepvault.models import Manifest, StoredObject, Summary
 from stepvault.restore import find_manifest
 from stepvault_cli import aws, output
@@ -75,7 +75,7 @@ def _executions(place: Where) -> dict[str, aws.Execution]:
     """Executions tell which unsealed runs are at work; without a stack, nobody knows."""
     try:
         return aws.executions(place.deployment.machine("Backup"))
-    except VaultMissing:
+    except StepvaultError:
         if place.bucket is None:
             raise
         return {}
