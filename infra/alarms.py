@@ -9,9 +9,12 @@ from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
 from infra import metrics
-from infra.settings import Notifications, Settings
+from infra.local import Platform
+from infra.settings import Notifications, Place, Settings
 
 MEMORY_PERCENT = 90
+#: Standard deviations that the size of a backup may differ from what its past suggests.
+WIDTH = 4
 
 _OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
 _UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
@@ -32,7 +35,7 @@ def topic(scope: Construct, chosen: Notifications) -> sns.ITopic | None:
 
 
 class Alarms(Construct):
-    """A failed run, a missed run, too little memory."""
+    """A failed run, a missed run, too little memory, a size out of line."""
 
     def __init__(
         self,
@@ -41,6 +44,7 @@ class Alarms(Construct):
         settings: Settings,
         backup: sfn.StateMachine,
         told: sns.ITopic | None,
+        platform: Platform,
     ) -> None:
         super().__init__(scope, name)
         self._told = told
@@ -75,6 +79,26 @@ class Alarms(Construct):
                 f"raise limits.memory.{source.engine}",
                 threshold=MEMORY_PERCENT,
             )
+            if platform.anomaly_alarms:
+                self._size(source)
+
+    def _size(self, source: Place) -> None:
+        """A backup that is suspiciously small or large, by what CloudWatch learnt of its past."""
+        made = cloudwatch.AnomalyDetectionAlarm(
+            self,
+            f"Size-{source.name}",
+            alarm_description=f"The latest backup of {source.name} is unlike those before it in "
+            "size: look at it before retention lets the old ones go",
+            metric=metrics.of_source(source, "BackupBytes", "Maximum", Duration.days(1)),
+            std_devs=WIDTH,
+            comparison_operator=(
+                cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD
+            ),
+            evaluation_periods=1,
+            treat_missing_data=_QUIET,
+        )
+        if self._told:
+            made.add_alarm_action(actions.SnsAction(self._told))
 
     def _alarm(
         self,

@@ -12,6 +12,9 @@ from infra.roles import Allow
 WORTH_MOVING = 128 * 1024
 
 
+EVERY_RUN = "objects of all sources and runs, known only at run time"
+
+
 class Vault(Construct):
     """Encrypted, versioned, private, TLS only; outlives the stack."""
 
@@ -60,7 +63,7 @@ class Vault(Construct):
         """Read objects whose keys match, and tell a missing object from a forbidden one."""
         return [
             Allow(["s3:ListBucket"], [self.bucket.bucket_arn]),
-            Allow(["s3:GetObject"], self._objects(patterns), "objects of all sources and runs"),
+            Allow(["s3:GetObject"], self._objects(patterns), EVERY_RUN),
             Allow(["kms:Decrypt"], [self.key.key_arn]),
         ]
 
@@ -70,17 +73,22 @@ class Vault(Construct):
             Allow(
                 ["s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
                 self._objects(patterns),
-                "objects of all sources and runs",
+                EVERY_RUN,
             ),
             # An upload in parts reads its own parts back when it completes.
             Allow(["kms:GenerateDataKey", "kms:Decrypt"], [self.key.key_arn]),
         ]
 
+    def abort(self, *patterns: str) -> list[Allow]:
+        """Find and abort uploads that a killed function left behind."""
+        return [
+            Allow(["s3:ListBucketMultipartUploads"], [self.bucket.bucket_arn]),
+            Allow(["s3:AbortMultipartUpload"], self._objects(patterns), EVERY_RUN),
+        ]
+
     def delete(self, *patterns: str) -> list[Allow]:
         """Hide objects behind a delete marker; their versions stay for ``noncurrent_days``."""
-        return [
-            Allow(["s3:DeleteObject"], self._objects(patterns), "objects of all sources and runs")
-        ]
+        return [Allow(["s3:DeleteObject"], self._objects(patterns), EVERY_RUN)]
 
     def _objects(self, patterns: tuple[str, ...]) -> list[str]:
         return [self.bucket.arn_for_objects(p) for p in patterns]

@@ -48,16 +48,22 @@ class Dashboard(Construct):
             ),
         )
         made.add_widgets(
-            self._per_source("Throughput, MB/s of raw bytes", "ThroughputMBps", "Average"),
+            self._per_source("Throughput, MB/s of raw bytes", "Throughput", "Average"),
             self._per_source("Seconds per unit, longest", "Seconds", "Maximum"),
         )
         made.add_widgets(
-            self._per_source("Raw bytes per day", "RawBytes", "Sum", DAY),
-            self._per_source("Stored bytes per day", "StoredBytes", "Sum", DAY),
+            self._per_source("Raw bytes read per day", "RawBytes", "Sum", DAY),
+            self._per_source("Size of a backup, stored bytes", "BackupBytes", "Maximum", DAY),
         )
         made.add_widgets(
             self._per_source("Peak memory, % of the function's", "PeakMemoryPercent", "Maximum"),
-            self._per_source("Failed units", "UnitFailed", "Sum"),
+            _graph(
+                "Errors and memory warnings",
+                [
+                    metrics.of_runs("Errors", PERIOD).with_(label="errors of functions"),
+                    *self._lines("MemoryWarning", "Sum", PERIOD, " over 80 %"),
+                ],
+            ),
         )
         made.add_widgets(
             *(
@@ -75,11 +81,15 @@ class Dashboard(Construct):
         period: Duration = PERIOD,
         width: int = HALF,
     ) -> cloudwatch.GraphWidget:
-        lines = [
-            metrics.of_source(s, metric, statistic, period).with_(label=s.name)
+        return _graph(title, self._lines(metric, statistic, period), width)
+
+    def _lines(
+        self, metric: str, statistic: str, period: Duration, suffix: str = ""
+    ) -> list[cloudwatch.IMetric]:
+        return [
+            metrics.of_source(s, metric, statistic, period).with_(label=s.name + suffix)
             for s in self._sources
         ]
-        return _graph(title, lines, width)
 
 
 def _graph(

@@ -80,6 +80,7 @@ class Functions(Construct):
                 [
                     *vault.read("backups/*", "runs/*"),
                     *vault.write("backups/*/manifest.json", "runs/*"),
+                    *vault.abort("backups/*"),
                 ],
             )
         )

@@ -23,6 +23,8 @@ class Platform:
     local: bool = False
     retry_after_seconds: int = 5
     """Before the first retry of a transient error."""
+    anomaly_alarms: bool = True
+    """Alarms on sizes that differ from what CloudWatch learnt."""
 
     def synthesizer(self) -> IStackSynthesizer | None:
         """CDK's own, with the roles and the bucket of ``cdk bootstrap``."""
@@ -43,6 +45,8 @@ class Emulator(Platform):
     local: bool = True
     # Nobody wants to watch a demonstration sleep, and nothing here is overloaded for long.
     retry_after_seconds: int = 1
+    # The emulator knows no metric math and would refuse the whole stack.
+    anomaly_alarms: bool = False
 
     def synthesizer(self) -> IStackSynthesizer | None:
         # One bucket instead of the whole bootstrap stack, whose roles the emulator would not

@@ -31,7 +31,7 @@ class StepvaultStack(Stack):
         backup = BackupWorkflow(self, "Backup", settings, vault, functions, platform, topic)
         restore = RestoreWorkflow(self, "Restore", settings, vault, functions, platform)
         Schedules(self, "Schedules", settings.schedules, backup.machine)
-        Alarms(self, "Alarms", settings, backup.machine, topic)
+        Alarms(self, "Alarms", settings, backup.machine, topic, platform)
         dashboard = Dashboard(self, "Dashboard", settings, backup.machine)
 
         CfnOutput(self, "VaultName", value=vault.bucket.bucket_name)
