@@ -104,15 +104,15 @@ def _tell_end(progress: Progress, err: Console) -> None:
     by_state: dict[str, list[str]] = {}
     for source in progress.sources:
         by_state.setdefault(source.state, []).append(source.name)
-    told = "; ".join(f"{state}: {', '.join(names)}" for state, names in by_state.items())
+    told = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
     if progress.state == "succeeded":
         click.echo(
             f"{told or 'nothing to do'}. {output.size(progress.stored)} stored in "
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return
-    err.print(f"[bold red]run {progress.state}[/] ", end="")
-    err.print(told, markup=False, soft_wrap=True)
+    err.print(f"run {progress.state}", style="bold red", end="")
+    err.print(f": {told}" if told else "", markup=False, soft_wrap=True)
     failed = [source for source in progress.sources if source.message]
     for source in failed:
         err.print(f"  {source.name}: {source.message}", markup=False, soft_wrap=True)

@@ -1,0 +1,133 @@
+"""``restore`` by the state machine and ``prune``, against a stack whose machines the test plays."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stepvault import keys
+from stepvault.errors import TargetNotEmpty
+from tests.cli.conftest import Stack, invoke, whole_run
+from tests.core.streams import ScriptedEngine
+
+Engines = dict[str, ScriptedEngine]
+
+
+@pytest.fixture
+def sealed(stack: Stack, engines: Engines) -> str:
+    """The id of a run that backed up ``app`` and ``docs``."""
+    stack.work = partial(whole_run, stack.vault, engines)
+    assert invoke("run", "--stack", stack.name, "--json").exit_code == 0
+    stack.seen.clear()
+    return stack.vault.runs()[-1]
+
+
+def test_a_restore_to_a_target_starts_the_machine_with_all_options(
+    stack: Stack, sealed: str
+) -> None:
+    stack.work = lambda message: None
+    done = invoke(
+        *("restore", "app", "--to", "staging", "--stack", stack.name, "--only", "public.a"),
+        *("--only", "public.b", "--database", "monday", "--owner", "none", "--overwrite"),
+    )
+    assert done.exit_code == 0
+    assert f"app (sqlite) of {done.stdout.split(' of ')[1][:16]}, run {sealed}" in done.stdout
+    assert "restored in" in done.stdout
+    assert stack.seen[0]["input"] == {
+        "source": "app",
+        "run_id": sealed,
+        "target": "staging",
+        "options": {
+            "only": ["public.a", "public.b"],
+            "overwrite": True,
+            "database": "monday",
+            "owner": "none",
+        },
+    }
+
+
+def test_a_target_that_holds_data_is_refused_with_exit_4(stack: Stack, sealed: str) -> None:
+    def full(message: dict[str, Any]) -> None:
+        raise TargetNotEmpty("The database 'shop' has 3 tables", "Say --overwrite")
+
+    stack.work = full
+    refused = invoke("restore", "app", "--to", "staging", "--stack", stack.name)
+    assert refused.exit_code == 4
+    assert "The database 'shop' has 3 tables. Say --overwrite." in refused.stderr
+    as_json = invoke("restore", "app", "--to", "staging", "--stack", stack.name, "--json")
+    assert as_json.exit_code == 4
+    assert json.loads(as_json.stdout)["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["zork", "--to", "staging"], 3, "sources in the vault: app, docs"),
+        (["app", "--run", "20200101T000000Z-x", "--to", "staging"], 3, "The newest are: "),
+        (["app", "--to", "stagin"], 2, "Known are: staging; for a folder or file write ./stagin"),
+        (["app", "--to", "env:NOT_SET", "--run", "latest"], 2, "restores to a path"),
+        (["app", "--to", "staging", "--compare"], 2, "--compare works for restores done here"),
+        (["app"], 2, "Missing option '--to'"),
+    ],
+)
+def test_what_cannot_be_restored_is_told_before_anything_starts(
+    stack: Stack, sealed: str, config_file: Path, arguments: list[str], code: int, said: str
+) -> None:
+    told = invoke(
+        "restore", *arguments, "--vault", stack.vault.bucket, "--config", str(config_file)
+    )
+    assert told.exit_code == code, told.output
+    assert said in told.stderr
+    assert stack.seen == []
+
+
+def test_a_url_on_the_command_line_is_refused_and_not_repeated(stack: Stack) -> None:
+    refused = invoke("restore", "app", "--to", "postgres://me:hunter2@db/x", "--stack", stack.name)
+    assert refused.exit_code == 2
+    assert "write --to env:NAME" in refused.stderr
+    assert "hunter2" not in refused.output
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    file = tmp_path / "stepvault.toml"
+    file.write_text(
+        """
+        [[sources]]
+        name = "app"
+        engine = "sqlite"
+        path = "/data/app.db"
+        [[targets]]
+        name = "staging"
+        path = "/mnt/efs/restored"
+        [retention]
+        keep_last = 1
+        """
+    )
+    return file
+
+
+def test_prune_shows_first_and_removes_only_with_yes(
+    stack: Stack, engines: Engines, sealed: str, config_file: Path
+) -> None:
+    stack.work = partial(whole_run, stack.vault, engines)
+    assert invoke("run", "--stack", stack.name, "--json").exit_code == 0
+    older, newer = stack.vault.sealed_runs("app")
+    asked = ("prune", "--stack", stack.name, "--config", str(config_file))
+
+    shown = invoke(*asked)
+    assert shown.exit_code == 0
+    assert f"would remove app/{older}" in shown.stdout
+    assert "Nothing was touched. To remove them: stepvault prune --yes" in shown.stdout
+    assert stack.vault.sealed_runs("app") == [older, newer]
+
+    removed = json.loads(invoke(*asked, "--yes", "--json").stdout)
+    assert removed["dry_run"] is False
+    assert removed["sources"][0]["removed"] == [older]
+    assert stack.vault.sealed_runs("app") == [newer]
+    assert stack.vault.sealed_runs("docs") == [older, newer], "it is not in the configuration"
+    assert list(stack.vault.entries(keys.backup_prefix("app", older))) == []
+
+    assert "removed app/" not in invoke(*asked, "--yes").stdout, "nothing is left to do"
