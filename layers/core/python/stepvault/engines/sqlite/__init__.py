@@ -1,0 +1,135 @@
+"""SQLite: live databases, copied page by page under one commit while their writers go on.
+
+A source is one file, a pattern that names many, or objects in S3. ``format = "file"`` stores
+each database as the file it is (``zstd -d`` gives it back), ``"sql"`` as a script.
+``frozen.py`` says how a database is held still, ``restore.py`` how it is put back.
+
+On EFS: SQLite's locks work over NFS, so databases with a rollback journal are safe there. WAL
+mode is not, as its users share memory: such a file is read only if nobody else has it open.
+"""
+
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepvault.engines.base import (
+    WHOLE,
+    Counts,
+    Job,
+    PlanJob,
+    RestoreJob,
+    Stored,
+    Stream,
+    UnitDraft,
+)
+from stepvault.engines.sqlite import restore
+from stepvault.engines.sqlite.find import (
+    Database,
+    DatabaseFile,
+    DatabaseObject,
+    find_files,
+    find_objects,
+    is_object,
+    is_pattern,
+    object_names,
+)
+from stepvault.engines.sqlite.frozen import Frozen, frozen
+from stepvault.engines.sqlite.streams import FileStream, ObjectStream
+from stepvault.errors import SourceUnsupported, StepvaultError
+from stepvault.models import RestoreTask, SqliteSource, StoredObject
+
+
+@dataclass
+class SqliteSnapshot:
+    """The databases of one source. A single one is frozen already, many are as each is read."""
+
+    parallel: int
+    facts: dict[str, Any]
+    warnings: list[str]
+    references: Sequence[StoredObject] = ()
+    _streams: list[Stream] = field(default_factory=list)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    def streams(self) -> Iterator[Stream]:
+        return iter(self._streams)
+
+    def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:  # noqa: ARG002
+        return iter(())
+
+    def cancel(self) -> None:
+        self._stop.set()
+
+
+class SqliteEngine:
+    """See ``stepvault.engines.base.Engine``."""
+
+    def plan(self, job: PlanJob) -> Iterator[UnitDraft]:
+        """One unit. What cannot be listed here is complained of when it is opened."""
+        found: Sequence[Database] = []
+        with suppress(StepvaultError):
+            found = _find(job.source, job)[0]
+        yield UnitDraft(
+            WHOLE, estimated_bytes=sum(d.size for d in found), estimated_files=len(found)
+        )
+
+    @contextmanager
+    def open(self, job: Job) -> Iterator[SqliteSnapshot]:
+        source: SqliteSource = job.source
+        databases, warnings = _find(source, job)
+        suffix = ".sql.zst" if source.format == "sql" else ".sqlite.zst"
+        snapshot = SqliteSnapshot(
+            parallel=max(1, min(job.connections, len(databases))),
+            facts={"sqlite": sqlite3.sqlite_version, "databases": len(databases)},
+            warnings=warnings,
+        )
+        with ExitStack() as stack:
+            for database, name in zip(databases, object_names(databases, suffix), strict=True):
+                snapshot._streams.append(self._stream(job, snapshot, database, name, stack))
+            yield snapshot
+
+    def _stream(
+        self,
+        job: Job,
+        snapshot: SqliteSnapshot,
+        database: DatabaseFile | DatabaseObject,
+        name: str,
+        stack: ExitStack,
+    ) -> Stream:
+        stop, warnings = snapshot._stop, snapshot.warnings
+        if isinstance(database, DatabaseObject):
+            return ObjectStream(name, database, stop, warnings)
+        held: Frozen | None = None
+        if not is_pattern(job.source.path):
+            view = frozen(database.path, database.name, job.scratch, stop, warnings)
+            held = stack.enter_context(view)
+        return FileStream(name, database, job.source.format, job.scratch, stop, warnings, held)
+
+    def plan_restore(self, job: RestoreJob) -> list[RestoreTask]:
+        return restore.plan(job)
+
+    def restore(self, job: RestoreJob, task: RestoreTask) -> Counts:
+        return restore.run(job, task)
+
+    def differences(self, job: RestoreJob) -> list[str]:
+        return restore.differences(job)
+
+
+def _find(
+    source: SqliteSource, job: Job | PlanJob
+) -> tuple[Sequence[DatabaseFile | DatabaseObject], list[str]]:
+    if not is_object(source.path):
+        return find_files(source.path)
+    if source.format == "sql":
+        raise SourceUnsupported(
+            f'{source.path}: format = "sql" needs a file, not an object in S3',
+            'set format = "file"',
+        )
+    if job.buckets is None:
+        raise SourceUnsupported(f"{source.path} cannot be read here: no access to S3", "")
+    return find_objects(source.path, job.buckets), []
+
+
+engine = SqliteEngine()

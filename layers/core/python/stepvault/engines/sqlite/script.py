@@ -1,0 +1,224 @@
+"""A database as a portable SQL script, and back.
+
+What the ``sqlite3`` shell's ``.dump`` writes, plus what it loses: text after a NUL character,
+row numbers that no column holds, ``user_version``, ``application_id``, encoding and page size.
+The script of a database restored from a script is that script again, byte for byte.
+"""
+
+import math
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from stepvault.errors import SourceUnsupported
+
+#: Bytes of script per buffer.
+_BUFFER = 256 << 10
+#: SQLite refuses longer statements.
+_MAX_STATEMENT = 1_000_000_000
+_SETTINGS_BEFORE = ("page_size", "auto_vacuum")
+_SETTINGS_AFTER = ("user_version", "application_id")
+_ROW_NUMBERS = ("rowid", "_rowid_", "oid")
+
+
+class _Text(bytes):
+    """A TEXT value as stored, told apart from a BLOB."""
+
+
+class Script:
+    """Writes the script of one database, inside the connection's read transaction."""
+
+    def __init__(self, connection: sqlite3.Connection, name: str) -> None:
+        self.rows = 0
+        self.warnings: list[str] = []
+        self._name = name
+        self._connection = connection
+        connection.text_factory = _Text
+        self._encoding = self._strings("PRAGMA encoding")[0][0]
+
+    def read(self) -> Iterator[bytes]:
+        """The script in buffers of about 256 KiB."""
+        buffer: list[bytes] = []
+        size = 0
+        for statement in self._statements():
+            line = statement.encode()
+            if len(line) > _MAX_STATEMENT:
+                raise SourceUnsupported(
+                    f"SQLite file {self._name} has a row of {len(line) >> 20} MiB as SQL, "
+                    "more than SQLite reads back",
+                    'set format = "file"',
+                )
+            buffer.append(line)
+            size += len(line)
+            if size >= _BUFFER:
+                yield b"".join(buffer)
+                buffer, size = [], 0
+        yield b"".join(buffer)
+
+    def _statements(self) -> Iterator[str]:
+        yield f"PRAGMA encoding = '{self._encoding}';\n"
+        for setting in _SETTINGS_BEFORE:
+            yield f"PRAGMA {setting} = {self._number(setting)};\n"
+        yield "PRAGMA foreign_keys = OFF;\nBEGIN TRANSACTION;\n"
+        yield from self._tables()
+        yield from self._others()
+        for setting in _SETTINGS_AFTER:
+            yield f"PRAGMA {setting} = {self._number(setting)};\n"
+        yield "COMMIT;\n"
+
+    def _tables(self) -> Iterator[str]:
+        kinds = {name: kind for _, name, kind, *_ in self._strings("PRAGMA table_list")}
+        schema = self._strings(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY rowid"
+        )
+        names = {name for name, _ in schema}
+        virtual = [(name, sql) for name, sql in schema if kinds[name] == "virtual"]
+        for name, sql in schema:
+            if not name.startswith("sqlite_") and kinds[name] != "virtual":
+                yield _ended(sql)
+                yield from self._rows(name)
+        if virtual:
+            # Their data is in the ordinary tables above, which CREATE VIRTUAL TABLE would make.
+            yield "PRAGMA writable_schema = ON;\n"
+            for name, sql in virtual:
+                values = [self._literal(_Text(v.encode())) for v in ("table", name, name, sql)]
+                yield (
+                    "INSERT INTO sqlite_schema(type, name, tbl_name, sql, rootpage) "
+                    f"VALUES({', '.join(values)}, 0);\n"
+                )
+            yield "PRAGMA writable_schema = OFF;\n"
+        if "sqlite_sequence" in names and any("AUTOINCREMENT" in s.upper() for _, s in schema):
+            yield "DELETE FROM sqlite_sequence;\n"
+            yield from self._rows("sqlite_sequence")
+        if "sqlite_stat1" in names:
+            yield "ANALYZE sqlite_master;\nDELETE FROM sqlite_stat1;\n"
+            yield from self._rows("sqlite_stat1")
+
+    def _others(self) -> Iterator[str]:
+        """Indexes and views, then triggers, which thus miss the rows above."""
+        for (sql,) in self._strings(
+            "SELECT sql FROM sqlite_schema WHERE type <> 'table' AND sql IS NOT NULL "
+            "ORDER BY type = 'trigger', rowid"
+        ):
+            yield _ended(sql)
+
+    def _rows(self, table: str) -> Iterator[str]:
+        columns, order = self._columns(table)
+        names = ", ".join(_identifier(c) for c in columns)
+        start = f"INSERT INTO {_identifier(table)}({names}) VALUES("
+        query = f"SELECT {names} FROM {_identifier(table)} {order}"
+        for row in self._connection.execute(query):
+            self.rows += 1
+            yield f"{start}{', '.join([self._literal(value) for value in row])});\n"
+
+    def _columns(self, table: str) -> tuple[list[str], str]:
+        """The columns to write, the row number among them where no column holds it, and the order."""
+        quoted = _identifier(table)
+        info = self._strings(f"PRAGMA table_xinfo({quoted})")
+        columns = [name for _, name, *_, hidden in info if not hidden]  # no generated ones
+        lowered = {name.lower() for name in columns}
+        number = next((n for n in _ROW_NUMBERS if n not in lowered), None)
+        without_rowid = self._strings(
+            f"SELECT wr FROM pragma_table_list({_quoted(table)}) WHERE schema = 'main'"
+        )[0][0]
+        if without_rowid:
+            return columns, ""
+        key = [(name, kind) for _, name, kind, _, _, pk, _ in info if pk]
+        in_index = any(row[3] == "pk" for row in self._strings(f"PRAGMA index_list({quoted})"))
+        if len(key) == 1 and key[0][1].upper() == "INTEGER" and not in_index:
+            return columns, f"ORDER BY {_identifier(key[0][0])}"
+        if table.startswith("sqlite_"):
+            return columns, "ORDER BY rowid"
+        if number is None:
+            self.warnings.append(
+                f"{self._name}: the row numbers of table {table} are hidden by its columns "
+                "and were not kept"
+            )
+            return columns, ""
+        return [number, *columns], f"ORDER BY {number}"
+
+    def _literal(self, value: Any) -> str:
+        match value:
+            case None:
+                return "NULL"
+            case _Text():
+                return self._text(value)
+            case bytes():
+                return f"X'{value.hex()}'"
+            case float() if math.isinf(value):
+                return "1e999" if value > 0 else "-1e999"
+            case _:
+                return repr(value)
+
+    def _text(self, value: bytes) -> str:
+        """A literal on one line; as hexadecimal where a quoted string would not come back equal."""
+        try:
+            text = bytes(value).decode()
+        except UnicodeDecodeError:
+            return f"CAST(X'{value.hex()}' AS TEXT)"
+        if "\n" not in text and "\r" not in text and "\0" not in text:
+            return _quoted(text)
+        if "\0" in text or "\\n" in text or "\\r" in text:
+            codec = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(self._encoding, "utf-8")
+            return f"CAST(X'{text.encode(codec).hex()}' AS TEXT)"
+        escaped = _quoted(text.replace("\n", "\\n").replace("\r", "\\r"))
+        return f"replace(replace({escaped}, '\\n', char(10)), '\\r', char(13))"
+
+    def _number(self, setting: str) -> int:
+        return int(self._strings(f"PRAGMA {setting}")[0][0])
+
+    def _strings(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of a query for names and definitions, with text as str."""
+        try:
+            return [
+                tuple(bytes(v).decode() if isinstance(v, _Text) else v for v in row)
+                for row in self._connection.execute(query)
+            ]
+        except UnicodeDecodeError as error:
+            raise SourceUnsupported(
+                f"the schema of SQLite file {self._name} holds text that is not UTF-8: {error}",
+                'set format = "file"',
+            ) from error
+
+
+def replay(connection: sqlite3.Connection, script: Iterable[bytes]) -> None:
+    """Run a script in an empty database.
+
+    If a statement fails, the rest of the script is read all the same, so that its reader can
+    say first that it is not what was stored.
+    """
+    pieces = iter(script)
+    try:
+        for statement in _split(pieces):
+            connection.execute(statement)
+    except (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError):
+        for _ in pieces:
+            pass
+        raise
+
+
+def _split(script: Iterator[bytes]) -> Iterator[str]:
+    """The statements; each ends with a semicolon at the end of a line."""
+    rest, statement = b"", ""
+    for piece in script:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            statement += line.decode() + "\n"
+            if statement.endswith(";\n") and sqlite3.complete_statement(statement):
+                yield statement
+                statement = ""
+    if rest or statement:
+        raise sqlite3.ProgrammingError("the script ends within a statement")
+
+
+def _ended(sql: str) -> str:
+    last = sql.rpartition("\n")[2]
+    return f"{sql}\n;\n" if "--" in last else f"{sql};\n"
+
+
+def _identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

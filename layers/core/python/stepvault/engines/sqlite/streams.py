@@ -1,0 +1,121 @@
+"""The streams of a source: one per database, read from its file, as a script, or from S3."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stepvault.engines.base import Counts
+from stepvault.engines.sqlite.explain import cancelled, explained
+from stepvault.engines.sqlite.find import DatabaseFile, DatabaseObject, quoted
+from stepvault.engines.sqlite.frozen import MAGIC, Frozen, check_magic, frozen
+from stepvault.engines.sqlite.script import Script
+from stepvault.errors import ShortRead, SourceChanged, SourceCorrupt, SourceMissing
+
+
+@dataclass
+class FileStream:
+    """A database file, frozen while it is read; ``held`` if the caller froze it already."""
+
+    name: str
+    database: DatabaseFile
+    form: Literal["file", "sql"]
+    scratch: Path
+    stop: threading.Event
+    warnings: list[str]
+    held: Frozen | None = None
+    encoding: Literal["zstd", "none"] = "zstd"
+    _rows: int | None = None
+    _facts: dict[str, Any] = field(default_factory=dict)
+
+    def read(self) -> Iterator[bytes | memoryview]:
+        if self.held:
+            yield from self._read(self.held)
+            return
+        try:
+            with frozen(
+                self.database.path, self.database.name, self.scratch, self.stop, self.warnings
+            ) as view:
+                yield from self._read(view)
+        except SourceMissing as error:
+            raise SourceChanged(
+                f"SQLite file {self.database.name} was deleted after it was listed", "try again"
+            ) from error
+
+    def _read(self, view: Frozen) -> Iterator[bytes | memoryview]:
+        self._facts = {
+            "path": quoted(self.database.relative),
+            "format": self.form,
+            "journal_mode": view.journal_mode,
+            "method": view.method,
+            "page_size": view.page_size,
+            "pages": view.pages,
+        }
+        if self.form == "file":
+            yield from view.read()
+            return
+        script = Script(view.connection, view.name)
+        pieces = script.read()
+        while True:
+            with explained(view.name):
+                piece = next(pieces, None)
+            if piece is None:
+                break
+            if self.stop.is_set():
+                raise cancelled(view.name)
+            yield piece
+        self.warnings += script.warnings
+        self._rows = script.rows
+
+    def result(self) -> Counts:
+        return Counts(rows=self._rows, files=1, facts=self._facts)
+
+
+@dataclass
+class ObjectStream:
+    """A database that is an object in S3. Nobody writes to an object, so it is frozen as it is."""
+
+    name: str
+    database: DatabaseObject
+    stop: threading.Event
+    warnings: list[str]
+    encoding: Literal["zstd", "none"] = "zstd"
+
+    def read(self) -> Iterator[bytes]:
+        entry = self.database.entry
+        head, done = b"", 0
+        for piece in self.database.buckets.read(self.database.bucket, entry.key, entry.etag):
+            if self.stop.is_set():
+                raise cancelled(self.database.name)
+            if len(head) < 4_096:
+                head += piece[:4_096]
+                if len(head) >= len(MAGIC):
+                    check_magic(head, entry.size, self.database.name)
+            done += len(piece)
+            yield piece
+        if done != entry.size:
+            raise ShortRead(
+                f"{self.database.name} ended after {done} of {entry.size} bytes", "try again"
+            )
+        self._check_size(head, entry.size)
+        if head[19:20] == b"\2":
+            self.warnings.append(
+                f"{self.database.name} is in WAL mode: commits that were still in its -wal file "
+                "when it was uploaded are not in it"
+            )
+
+    def _check_size(self, head: bytes, size: int) -> None:
+        """Compare with what the header says, where the last writer kept it up to date."""
+        if head[24:28] != head[92:96]:
+            return
+        page_size = int.from_bytes(head[16:18])
+        said = int.from_bytes(head[28:32]) * (65_536 if page_size == 1 else page_size)
+        if size < said:
+            raise SourceCorrupt(
+                f"{self.database.name} holds {size} bytes; its header says {said}",
+                "upload the database again: it was cut short",
+            )
+
+    def result(self) -> Counts:
+        return Counts(files=1, facts={"path": quoted(self.database.relative), "format": "file"})
