@@ -34,8 +34,6 @@ setup: .venv/.ready  ## Install what development needs
 # --- infrastructure: layers without Docker, the CDK ---------------------------------------------
 ARCH ?= arm64
 CDK := infra/node_modules/.bin/cdk
-# The CDK's language bridge warns about every Node that is no longer young.
-export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION ?= 16,18,20,22,24
 
 layers: .venv/.ready  ## Build the layers for ARCH (arm64, x86_64), without Docker
 	@$(PY) layers/deps/build.py --arch $(ARCH) --out build/layers/deps-$(ARCH)

@@ -38,9 +38,6 @@ REGION = "us-east-1"
 #: ``infra.local.LOCAL_ASSETS``; a test compares.
 ASSETS = "stepvault-local-assets"
 
-#: The CDK's language bridge warns about any Node that is no longer young.
-QUIET_NODE = {"JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION": "16,18,20,22,24"}
-
 
 class EmulatorError(Exception):
     """The emulator or the deployment did not do its work; the message says what it said."""
@@ -113,6 +110,8 @@ def deploy(
     Raises:
         EmulatorError: with what the CDK said.
     """
+    if not CDK.exists():
+        raise EmulatorError("The CDK is not installed: run 'make setup infra/node_modules/.ready'")
     build_layers()
     _make_assets_bucket(endpoint)
     with tempfile.TemporaryDirectory(prefix="stepvault-cdk-") as scratch:
@@ -129,7 +128,6 @@ def deploy(
             cwd=ROOT,
             env=_clean(os.environ)
             | environment(endpoint)
-            | QUIET_NODE
             # cdk-nag has its say in `make synth`; here it would only cost seconds.
             | {"CDK_VALIDATION": "false", "CDK_DISABLE_CLI_TELEMETRY": "1"}
             | dict(extra or {}),
