@@ -222,7 +222,7 @@ class RestoreJob:
     options: RestoreOptions = RestoreOptions()
     remaining: Callable[[], float] = lambda: float("inf")
     progress: Callable[[str, int], None] = lambda what, done: None
-    """Told of raw bytes put back, by name."""
+    """Told of each further piece: the object's name and how many raw bytes more were put back."""
 
 
 class Engine(Protocol):
