@@ -13,7 +13,7 @@ FIND_PYTHON = for p in python3.13 python3 $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}
 	if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then echo $$p; exit; fi; done; \
 	echo "Stepvault needs Python 3.13: install it, or 'pyenv install 3.13'" >&2; exit 1
 
-.PHONY: help setup demo test check bench synth clean layers
+.PHONY: help setup demo test check bench synth clean layers system
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -44,3 +44,38 @@ infra/node_modules/.ready: infra/package-lock.json
 
 synth: layers infra/node_modules/.ready  ## Synthesize the stack for AWS and check it with cdk-nag
 	@$(CDK) synth --quiet --no-notices
+
+# --- the two commands ---------------------------------------------------------------------------
+demo: .venv/.ready infra/node_modules/.ready  ## Back up, restore and compare real sources on this machine (KEEP=1: stay)
+	@$(PY) -m examples.demo.demo
+
+# What tests compare with, as Debian packages: command:package. No service is started.
+SYSTEM := mariadbd:mariadb-server mariadb:mariadb-client myloader:mydumper zstd:zstd rsync:rsync setfacl:acl setfattr:attr
+system:
+	@missing=$$(for pair in $(SYSTEM); do PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null || echo $${pair##*:}; done); \
+	if [ -n "$$missing" ]; then \
+	  if [ "$$(id -u)" != 0 ]; then echo "These Debian packages are missing:" $$missing >&2; exit 1; fi; \
+	  policy=/usr/sbin/policy-rc.d; made=; \
+	  if [ ! -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' > $$policy; chmod +x $$policy; made=1; fi; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $$missing >/dev/null; \
+	  if [ -n "$$made" ]; then rm $$policy; fi; \
+	fi
+
+check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-nag
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff format --quiet --check .
+	@.venv/bin/mypy --no-error-summary
+	@.venv/bin/lint-imports --no-logo >build/import-rules.txt || { cat build/import-rules.txt; exit 1; }
+
+# Two processes: two cores. Files stay together, so that each starts its servers once.
+test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
+	@$(PY) -m examples.demo.emulator --prepare
+	@$(PY) examples/demo/postgres_server.py 18 15
+	@.venv/bin/pytest -q -n 2 --dist loadfile
+
+bench: .venv/.ready system  ## Compare with other tools; see bench/README.md
+	@$(INSTALL) --python .venv -r bench/requirements.txt
+	@for bench in postgres mysql sqlite files memory; do $(PY) -m bench.$$bench; done
+
+clean:  ## Remove everything that was built
+	@rm -rf .venv build cdk.out infra/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
