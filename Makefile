@@ -69,7 +69,7 @@ check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-
 
 # Two processes: two cores. Files stay together, so that each starts its servers once.
 test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
-	@$(PY) -m examples.demo.emulator --prepare
+	@$(PY) -c "from examples.demo import emulator; emulator.prepare(); emulator.build_layers()"
 	@$(PY) examples/demo/postgres_server.py 18 15
 	@.venv/bin/pytest -q -n 2 --dist loadfile
 
