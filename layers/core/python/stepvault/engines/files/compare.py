@@ -1,0 +1,155 @@
+"""Proving a restore: the tree against the backup's index."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+
+from stepvault.engines.base import RestoreJob
+from stepvault.engines.files import index
+from stepvault.engines.files.holes import HoleDigest, runs_of
+from stepvault.engines.files.index import Line
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.selection import Selection
+from stepvault.engines.files.stored import Backup
+from stepvault.engines.files.tree import Tree, show, split, walk_key
+from stepvault.engines.files.walk import DIRECTORY, FILE, LINK, Entry, walk
+from stepvault.engines.files.xattrs import xattrs_at
+from stepvault.errors import TargetMissing
+from stepvault.models import FilesSource
+
+_BUFFER = 1 << 20
+_KINDS = {
+    index.DIRECTORY: DIRECTORY,
+    index.FILE: FILE,
+    index.SPARSE: FILE,
+    index.PIECE: FILE,
+    index.HARD_LINK: FILE,
+    index.LINK: LINK,
+}
+
+
+def differences(job: RestoreJob) -> list[str]:
+    """One line for each way in which the directory is not what the index says.
+
+    Owners and extended attributes count only as far as the user may set them: for root.
+    """
+    if job.path is None:
+        raise TargetMissing("no directory to compare is given", "Name one with --to")
+    plain = FilesSource(name=job.source.name, engine="files", path=str(job.path))
+    selection = Selection(job.options.only)
+    lines = map(index.parse, Backup(job.objects, job.read).all_lines(selection))
+    with Tree(job.path) as tree:
+        return list(_Comparison(job, tree, selection).run(lines, walk(tree, plain, Notes())))
+
+
+class _Comparison:
+    def __init__(self, job: RestoreJob, tree: Tree, selection: Selection) -> None:
+        self._tree = tree
+        self._metadata = job.source.preserve_metadata
+        self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
+        self._extras = selection.everything and not job.options.overwrite
+        self._everything = selection.everything
+
+    def run(self, lines: Iterator[Line], entries: Iterator[Entry]) -> Iterator[str]:
+        """Merge the two; both are in walk order."""
+        line, entry = next(lines, None), next(entries, None)
+        while line or entry:
+            there = walk_key(entry.path) if entry else None
+            wanted = walk_key(line.path) if line else None
+            if line and (there is None or (wanted is not None and wanted < there)):
+                yield f"{show(line.path)}: missing"
+                line = next(lines, None)
+            elif entry and (line is None or there != wanted):
+                if self._extras:
+                    yield f"{show(entry.path)}: not in the backup"
+                entry = next(entries, None)
+            elif line and entry:
+                same = [line]
+                while (line := next(lines, None)) and line.path == entry.path:
+                    same.append(line)
+                yield from (f"{show(entry.path)}: {what}" for what in self._of(same, entry))
+                entry = next(entries, None)
+
+    def _of(self, lines: list[Line], entry: Entry) -> Iterator[str]:
+        """What differs of one entry; a file in pieces has several lines."""
+        line = lines[0]
+        if _KINDS[line.kind] != entry.kind:
+            yield "of another kind"
+            return
+        if line.kind == index.HARD_LINK:
+            yield from self._link(line, entry)
+            return
+        if entry.kind == FILE:
+            yield from self._content(lines, entry)
+        elif entry.kind == LINK and self._target(entry) != line.link:
+            yield f"links to {show(self._target(entry))}, not {show(line.link)}"
+        if self._metadata:
+            yield from self._attributes(line, entry)
+
+    def _attributes(self, line: Line, entry: Entry) -> Iterator[str]:
+        status = entry.status
+        if entry.kind != LINK and stat.S_IMODE(status.st_mode) != line.mode:
+            yield f"mode {stat.S_IMODE(status.st_mode):o}, not {line.mode:o}"
+        if status.st_mtime_ns != line.mtime_ns:
+            yield f"modified at {status.st_mtime_ns} ns, not {line.mtime_ns} ns"
+        if not self._owner:
+            return
+        if (status.st_uid, status.st_gid) != (line.uid, line.gid):
+            yield f"owner {status.st_uid}:{status.st_gid}, not {line.uid}:{line.gid}"
+        parent, name = split(entry.path)
+        xattrs = xattrs_at(self._tree.directory(parent), name)
+        if (index.xattrs_digest(xattrs) if xattrs else index.NONE) != line.xattrs:
+            yield "other extended attributes"
+
+    def _link(self, line: Line, entry: Entry) -> Iterator[str]:
+        parent, name = split(line.link)
+        try:
+            first = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=False)
+        except OSError:
+            first = None
+        if first is None or (first.st_dev, first.st_ino) != (
+            entry.status.st_dev,
+            entry.status.st_ino,
+        ):
+            yield f"not the same file as {show(line.link)}"
+
+    def _target(self, entry: Entry) -> bytes:
+        parent, name = split(entry.path)
+        return os.readlink(name, dir_fd=self._tree.directory(parent))
+
+    def _content(self, lines: list[Line], entry: Entry) -> Iterator[str]:
+        line = lines[0]
+        if entry.status.st_size != line.size:
+            yield f"{entry.status.st_size} bytes, not {line.size}"
+            return
+        parent, name = split(entry.path)
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=self._tree.directory(parent))
+        try:
+            for one in lines:
+                if _hash(descriptor, one) != one.sha256:
+                    yield "other content"
+        finally:
+            os.close(descriptor)
+
+
+def _hash(descriptor: int, line: Line) -> bytes:
+    if line.kind == index.FILE:
+        digest = hashlib.sha256()
+        while data := os.read(descriptor, _BUFFER):
+            digest.update(data)
+        return digest.hexdigest().encode()
+    start, end = 0, line.size
+    if line.kind == index.PIECE:
+        start, end = map(int, line.link.split(b"-"))
+    holes = HoleDigest()
+    for offset, length in runs_of(descriptor, start, end):
+        at = offset
+        while at < offset + length:
+            data = os.pread(descriptor, min(_BUFFER, offset + length - at), at)
+            if not data:
+                break
+            holes.update(at, data)
+            at += len(data)
+    return holes.hexdigest()

@@ -1,0 +1,296 @@
+"""Reads the entries of a directory tree, one by one, however they change meanwhile.
+
+What is stored of a file is always as long as its header says: a file that shrinks is filled
+with zeros, one that grows is cut, and both are noted.
+"""
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
+
+from stepvault.engines.base import Buffer
+from stepvault.engines.files import index, listing, tar
+from stepvault.engines.files.holes import HoleDigest, Runs, runs_of
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.pack import Member
+from stepvault.engines.files.tree import Tree, split
+from stepvault.engines.files.walk import unreadable
+from stepvault.engines.files.xattrs import xattrs_at, xattrs_of
+from stepvault.errors import SourceCorrupt, SourceMissing
+from stepvault.models import FilesSource
+
+#: Files up to this size are read in one call and held; larger ones are streamed.
+_SMALL = 1 << 20
+_BUFFER = 1 << 20
+#: The page cache that reading filled is dropped this often.
+_DROP = 8 << 20
+_SPARSE_FROM = 64 << 10
+#: A file changed this shortly before it was read may change again under the same time stamp
+#: (file systems tick every few milliseconds, some every one or two seconds).
+_TICK_NS, _COARSE_TICK_NS = 50_000_000, 2_000_000_000
+
+_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
+_DENIED = {errno.EACCES, errno.EPERM}
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+class DirectoryReader:
+    """A ``Reader`` of paths below a root. For one thread."""
+
+    def __init__(self, source: FilesSource, notes: Notes) -> None:
+        self._source = source
+        self._notes = notes
+        self._tree = Tree(source.path, follow=source.follow_symlinks)
+        self._flags = _READ | (0 if source.follow_symlinks else os.O_NOFOLLOW)
+        self._noatime = os.O_NOATIME
+        self._first_names: dict[tuple[int, int], tuple[bytes, int]] = {}
+
+    def close(self) -> None:
+        self._tree.close()
+
+    def members(self, records: Iterable[bytes]) -> Iterator[Member]:
+        """What is still there of the records' entries.
+
+        Raises:
+            SourceMissing: the root is gone.
+            SourceDenied: an entry cannot be read and ``allow_unreadable`` is false.
+            SourceCorrupt: the file system fails to read an entry.
+        """
+        for record in records:
+            try:
+                member = self._member(record)
+            except OSError as error:
+                path = listing.piece(record)[1] if record[:1] == listing.PIECE else record[1:]
+                self._failed(path, error)
+                continue
+            if member is not None:
+                yield member
+
+    def _failed(self, path: bytes, error: OSError) -> None:
+        if error.errno in _VANISHED:
+            if not self._tree.still_there():
+                raise SourceMissing(
+                    f"the directory {self._source.path!r} vanished while it was read",
+                    "Check that its file system is still mounted and run the backup again",
+                ) from error
+            self._notes.add("vanished before it was read, left out", path)
+        elif error.errno in _DENIED:
+            if not self._source.allow_unreadable:
+                raise unreadable(path, "file", error) from error
+            self._notes.add("could not be read, left out", path)
+        elif error.errno == errno.ELOOP:
+            self._notes.add("became a link before it was read, left out", path)
+        else:
+            raise _broken(path, error) from error
+
+    def _member(self, record: bytes) -> Member | None:
+        kind = record[:1]
+        if kind == listing.PIECE:
+            part, path = listing.piece(record)
+            return self._file(path, part)
+        path = record[1:]
+        if kind == index.DIRECTORY:
+            return self._directory(path)
+        if kind == index.LINK:
+            return self._link(path)
+        return self._file(path, linked=kind == listing.LINKED)
+
+    def _directory(self, path: bytes) -> Member:
+        status = os.fstat(self._tree.directory(path))
+        return self._described(path, index.DIRECTORY, status, self._xattrs_at(path))
+
+    def _link(self, path: bytes) -> Member | None:
+        parent, name = split(path)
+        descriptor = self._tree.directory(parent)
+        status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+        if not stat.S_ISLNK(status.st_mode):
+            self._became_something_else(path)
+            return None
+        member = self._described(path, index.LINK, status, self._xattrs_at(path))
+        member.link = os.readlink(name, dir_fd=descriptor)
+        return member
+
+    def _file(
+        self, path: bytes, part: listing.Range | None = None, *, linked: bool = False
+    ) -> Member | None:
+        parent, name = split(path)
+        descriptor = self._open(name, self._tree.directory(parent))
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                self._became_something_else(path)
+                return None
+            xattrs = xattrs_of(descriptor) if self._source.preserve_metadata else ()
+            member = self._described(path, index.FILE, status, xattrs)
+            member.full_size = status.st_size
+            if linked and (first := self._first_name(path, status)):
+                member.kind, member.link = index.HARD_LINK, first
+                return member
+            open_file = _OpenFile(path, descriptor, status, self._notes)
+            if part is None and status.st_size <= _SMALL and not open_file.may_have_holes:
+                member.size = status.st_size
+                member.content = open_file.whole()
+                return member
+            descriptor = -1  # the content closes it
+            return _streamed(member, open_file, part)
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+    def _open(self, name: bytes, parent: int) -> int:
+        try:
+            return os.open(name, self._flags | self._noatime, dir_fd=parent)
+        except PermissionError:
+            # Only a file's owner may leave its access time alone.
+            return os.open(name, self._flags, dir_fd=parent)
+
+    def _first_name(self, path: bytes, status: os.stat_result) -> bytes | None:
+        """The name under which this inode is in the pack already."""
+        if status.st_nlink < 2:
+            return None
+        inode = (status.st_dev, status.st_ino)
+        first, left = self._first_names.pop(inode, (None, status.st_nlink))
+        if left > 1:
+            self._first_names[inode] = (first or path, left - 1)
+        return first
+
+    def _described(
+        self, path: bytes, kind: bytes, status: os.stat_result, xattrs: tar.Xattrs
+    ) -> Member:
+        mtime = status.st_mtime_ns
+        if self._source.preserve_metadata:
+            mode = stat.S_IMODE(status.st_mode)
+            meta = tar.Metadata(mode, status.st_uid, status.st_gid, mtime)
+        else:
+            mode = 0o755 if kind == index.DIRECTORY else 0o644
+            meta = tar.Metadata(mode, 0, 0, mtime // 10**9 * 10**9)
+        return Member(
+            path=path,
+            kind=kind,
+            meta=meta,
+            mtime_ns=mtime,
+            ctime_ns=settled(status.st_ctime_ns),
+            inode=b"%d" % status.st_ino,
+            xattrs=xattrs,
+        )
+
+    def _xattrs_at(self, path: bytes) -> tar.Xattrs:
+        if not self._source.preserve_metadata:
+            return ()
+        parent, name = split(path)
+        return xattrs_at(self._tree.directory(parent), name)
+
+    def _became_something_else(self, path: bytes) -> None:
+        self._notes.add("became something else before it was read, left out", path)
+
+
+def settled(ctime_ns: int) -> int:
+    """The time of change, or 0 when it is so recent that it may not tell of the next change."""
+    tick = _TICK_NS if ctime_ns % 10**9 else _COARSE_TICK_NS
+    return 0 if time.time_ns() - ctime_ns < tick else ctime_ns
+
+
+class _OpenFile:
+    """A regular file being read."""
+
+    def __init__(self, path: bytes, descriptor: int, status: os.stat_result, notes: Notes) -> None:
+        self.path = path
+        self.descriptor = descriptor
+        self.status = status
+        self.notes = notes
+        allocated = status.st_blocks * 512
+        self.may_have_holes = status.st_size >= _SPARSE_FROM and allocated < status.st_size
+
+    def whole(self) -> bytes:
+        """All of a small file, exactly as long as its status says."""
+        size = self.status.st_size
+        data = os.read(self.descriptor, size) if size else b""
+        while len(data) < size:
+            more = os.read(self.descriptor, size - len(data))
+            if not more:
+                data += bytes(size - len(data))
+                break
+            data += more
+        self.check()
+        if size:
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return data
+
+    def check(self) -> None:
+        """Note when the file is not what it was when it was opened."""
+        now, then = os.fstat(self.descriptor), self.status
+        if now.st_mtime_ns != then.st_mtime_ns or now.st_size != then.st_size:
+            self.notes.add("changed while it was read; what is stored may be mixed", self.path)
+
+    def content(
+        self, runs: Runs, prefix: bytes = b"", digest: HoleDigest | None = None
+    ) -> Iterator[Buffer]:
+        """The prefix, then the bytes of the runs; closes the file. The digest sees the runs."""
+        try:
+            if prefix:
+                yield prefix
+            os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            memory = memoryview(bytearray(_BUFFER))
+            for offset, length in runs:
+                at = offset
+                for buffer in self._run(offset, length, memory):
+                    if digest:
+                        digest.update(at, buffer)
+                    at += len(buffer)
+                    yield buffer
+            self.check()
+        except OSError as error:
+            raise _broken(self.path, error) from error
+        finally:
+            os.close(self.descriptor)
+
+    def _run(self, start: int, length: int, memory: memoryview) -> Iterator[memoryview]:
+        at, end, dropped = start, start + length, start
+        while at < end:
+            wanted = memory[: min(_BUFFER, end - at)]
+            got = os.preadv(self.descriptor, [wanted], at)
+            if not got:  # shorter than it was: the header's promise is kept with zeros
+                wanted[:] = bytes(len(wanted))
+                got = len(wanted)
+            at += got
+            yield wanted[:got]
+            if at - dropped >= _DROP or at == end:
+                os.posix_fadvise(self.descriptor, dropped, at - dropped, os.POSIX_FADV_DONTNEED)
+                dropped = at
+
+
+def _streamed(member: Member, file: _OpenFile, part: listing.Range | None) -> Member:
+    """The member with content that is read as it is asked for."""
+    start, end = (part.start, part.end) if part else (0, file.status.st_size)
+    if part:
+        member.kind, member.name = index.PIECE, part.name(member.path)
+        member.link = b"%d-%d" % (start, end)
+    runs: Runs = [(start, end - start)]
+    if file.may_have_holes:
+        runs = runs_of(file.descriptor, start, end)
+    data = sum(length for _, length in runs)
+    member.size, prefix, digest = data, b"", None
+    if data < end - start:
+        # GNU tar wants the map to reach the end of the file.
+        shown = [(offset - start, length) for offset, length in runs]
+        if not shown or sum(shown[-1]) < end - start:
+            shown.append((end - start, 0))
+        prefix = tar.sparse_map(shown)
+        member.sparse_size = end - start
+        member.size += len(prefix)
+        if not part:
+            member.kind = index.SPARSE
+    if member.kind in (index.SPARSE, index.PIECE):
+        digest = HoleDigest()
+        member.digest = digest.hexdigest
+    member.content = file.content(runs, prefix, digest)
+    return member
+
+
+def _broken(path: bytes, error: OSError) -> SourceCorrupt:
+    return SourceCorrupt(
+        f"{os.fsdecode(path)!r} cannot be read ({error.strerror})",
+        "Check the file system, or exclude the file",
+    )

@@ -1,0 +1,90 @@
+"""What ``plan`` tells a unit: which paths to back up. Opaque to all but this engine.
+
+NUL-ended records, since a path may hold any other byte. The first is a JSON head; each other is
+one letter and a path. The unit of unchanged entries has index lines after its head instead.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepvault.engines.files.spool import cut
+from stepvault.engines.files.tree import walk_key
+
+END = b"\0"
+
+#: One file name of several: all names of an inode are in one unit and go into one pack.
+LINKED = b"h"
+#: A range of a file too large for one unit: ``p<start>-<end>-<number>-<count>:<path>``.
+PIECE = b"p"
+
+
+@dataclass(frozen=True)
+class Head:
+    """What holds for the whole unit."""
+
+    unit: str
+    streams: int = 1
+    """Packs that may be written at a time."""
+    carried: bool = False
+    """Index lines follow instead of paths."""
+    packs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of a carried unit: number, stored object and live bytes of each pack its lines point at."""
+    warnings: list[str] = field(default_factory=list)
+    """What the walk has to say; in one unit of the source only."""
+
+    def record(self) -> bytes:
+        return json.dumps(self.__dict__).encode() + END
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One piece of a file."""
+
+    start: int
+    end: int
+    number: int
+    count: int
+
+    def record(self, path: bytes) -> bytes:
+        numbers = (self.start, self.end, self.number, self.count)
+        return PIECE + b"%d-%d-%d-%d:" % numbers + path + END
+
+    def name(self, path: bytes) -> bytes:
+        """The name of its member: ``cat`` of all pieces in order gives the file."""
+        return path + b".part-%04d-of-%04d" % (self.number, self.count)
+
+
+def piece(record: bytes) -> tuple[Range, bytes]:
+    """The range and the path of a ``PIECE`` record (without its end)."""
+    numbers, _, path = record[1:].partition(b":")
+    return Range(*map(int, numbers.split(b"-"))), path
+
+
+def sort_key(record: bytes) -> bytes:
+    """Sorts records as the walk met them."""
+    return walk_key(piece(record)[1] if record[:1] == PIECE else record[1:])
+
+
+def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:
+    """The head, and the chunks that follow it."""
+    stream = iter(chunks)
+    first = b""
+    for chunk in stream:
+        first += chunk
+        if END in first:
+            break
+    head, _, rest = first.partition(END)
+
+    def following() -> Iterator[bytes]:
+        if rest:
+            yield rest
+        yield from stream
+
+    return Head(**json.loads(head)), following()
+
+
+def records(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The records after the head, without their ends."""
+    return cut(chunks, END)

@@ -1,0 +1,297 @@
+"""Packs: what becomes of one unit's paths. Any kind of source delivers ``Member``s.
+
+Frames end between members, every ``FRAME`` bytes or so, so that one file can be read back
+without the rest of its pack.
+"""
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+from stepvault.engines.base import END_FRAME, Buffer, Counts, EndFrame, Stored, Stream
+from stepvault.engines.files import index, listing, tar
+from stepvault.engines.files.index import NONE
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.spool import Records
+from stepvault.engines.files.tree import show
+from stepvault.errors import OutOfTime
+from stepvault.models import StoredObject
+
+#: Raw bytes after which a frame ends. Measured on small files, against one frame per pack:
+#: 1 MiB costs 2.5 % of ratio, 4 MiB 0.2 %; reading one file back unpacks half of it on average.
+FRAME = 4 << 20
+#: Raw bytes handed on at a time.
+_FLUSH = 512 << 10
+#: Records a pack takes from the unit's listing at a time.
+_TAKEN = 64
+
+
+@dataclass(slots=True)
+class Member:
+    """One entry as it is stored."""
+
+    path: bytes
+    kind: bytes
+    """As in the index."""
+    meta: tar.Metadata
+    """As in the archive."""
+    mtime_ns: int
+    ctime_ns: int
+    inode: bytes
+    full_size: int = 0
+    """Bytes of the file."""
+    size: int = 0
+    """Bytes of content that are stored."""
+    content: bytes | Iterator[Buffer] = b""
+    link: bytes = b""
+    xattrs: tar.Xattrs = ()
+    sparse_size: int | None = None
+    """Full size of a member with holes; its content begins with their map."""
+    name: bytes | None = None
+    """Its name in the archive, if not the path."""
+    digest: Callable[[], bytes] | None = None
+    """Gives the content's hash once it was read, where that is not the plain one."""
+
+
+class Reader(Protocol):
+    """Turns the records of a listing into members; one per pack, in one thread."""
+
+    def members(self, records: Iterable[bytes]) -> Iterator[Member]:
+        """Each entry that is still there; the content of one is read before the next is asked for."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Dispatcher:
+    """Deals one listing's records out to several packs, a handful at a time."""
+
+    def __init__(self, records: Iterator[bytes]) -> None:
+        self._records = records
+        self._lock = threading.Lock()
+        self._linked: deque[bytes] = deque()
+        self._next: list[bytes] = []
+
+    def records(self, pack: int) -> Iterator[bytes]:
+        """What that pack (counted from 1) is to store, until nothing is left."""
+        while taken := self._take(first=pack == 1):
+            yield from taken
+
+    def more(self) -> bool:
+        """Whether there is anything left to take."""
+        with self._lock:
+            if not self._next:
+                self._next = list(islice(self._records, _TAKEN))
+            return bool(self._next)
+
+    def _take(self, *, first: bool) -> list[bytes]:
+        """The next records. Names of one inode all go to the first pack, which links them."""
+        with self._lock:
+            if first and self._linked:
+                taken = list(self._linked)
+                self._linked.clear()
+                return taken
+            while True:
+                found = self._next or list(islice(self._records, _TAKEN))
+                self._next = []
+                if first or not found:
+                    return found
+                self._linked.extend(r for r in found if r[:1] == listing.LINKED)
+                if taken := [r for r in found if r[:1] != listing.LINKED]:
+                    return taken
+
+
+class Pack:
+    """One ``.tar.zst``."""
+
+    encoding: Literal["zstd", "none"] = "zstd"
+
+    def __init__(
+        self, name: str, reader: Reader, records: Iterable[bytes], stop: threading.Event
+    ) -> None:
+        self.name = name
+        self.drafts = Records(b"\n")
+        """The index's lines, without their last columns; complete once ``read`` has ended."""
+        self._reader = reader
+        self._records = records
+        self._stop = stop
+        self._held = bytearray()
+        self._raw = 0
+        self._frame = 0
+        self._files = 0
+
+    def read(self) -> Iterator[Buffer | EndFrame]:
+        """The archive; frames end between members."""
+        try:
+            for member in self._reader.members(self._records):
+                self._check()
+                if isinstance(member.content, bytes):
+                    self._add(member, member.content)
+                else:
+                    yield from self._stream(member, member.content)
+                if self._frame >= FRAME:
+                    yield self._flush()
+                    yield self._end_frame()
+                elif len(self._held) >= _FLUSH:
+                    yield self._flush()
+            self._held += tar.END
+            yield self._flush()
+        finally:
+            self._reader.close()
+
+    def result(self) -> Counts:
+        return Counts(files=self._files)
+
+    def _add(self, member: Member, content: bytes) -> None:
+        """A member small enough to be held whole."""
+        digest = hashlib.sha256(content).hexdigest().encode() if _has_content(member) else NONE
+        self._note(member, digest)
+        head = _header(member)
+        padding = tar.padding(len(content))
+        self._held += head
+        self._held += content
+        self._held += padding
+        self._grow(len(head) + len(content) + len(padding))
+
+    def _stream(
+        self, member: Member, content: Iterator[Buffer]
+    ) -> Generator[Buffer | EndFrame]:
+        """A member read bit by bit; a large one begins a frame, so that it can be left unread."""
+        if self._frame and member.size > FRAME // 4:
+            yield self._flush()
+            yield self._end_frame()
+        head = _header(member)
+        draft_at = self._raw
+        self._held += head
+        self._grow(len(head))
+        yield self._flush()
+        plain, read = hashlib.sha256(), 0
+        for buffer in content:
+            self._check()
+            if member.digest is None:
+                plain.update(buffer)
+            read += len(buffer)
+            yield buffer
+        if read != member.size:
+            raise AssertionError(f"{show(member.path)}: {read} bytes for {member.size}")
+        self._held += tar.padding(read)
+        digest = member.digest() if member.digest else plain.hexdigest().encode()
+        self._note(member, digest, draft_at)
+        self._grow(read + len(self._held))
+
+    def _note(self, member: Member, digest: bytes, offset: int | None = None) -> None:
+        """Write the member's line for the index."""
+        meta = member.meta
+        self._files += member.kind != index.DIRECTORY
+        self.drafts.add(
+            b"%s%s\t%o\t%d\t%d\t%s\t%s\t%s\t%d\n"
+            % (
+                index.signature(
+                    member.path, member.full_size, member.mtime_ns, member.ctime_ns, member.inode
+                ),
+                member.kind,
+                meta.mode,
+                meta.uid,
+                meta.gid,
+                index.xattrs_digest(member.xattrs) if member.xattrs else NONE,
+                digest,
+                index.escape(member.link),
+                self._raw if offset is None else offset,
+            )
+        )
+
+    def _grow(self, size: int) -> None:
+        self._raw += size
+        self._frame += size
+
+    def _flush(self) -> bytearray:
+        held, self._held = self._held, bytearray()
+        return held
+
+    def _end_frame(self) -> EndFrame:
+        self._frame = 0
+        return END_FRAME
+
+    def _check(self) -> None:
+        if self._stop.is_set():
+            raise OutOfTime(f"reading was stopped in {self.name}", "Make the batches smaller")
+
+
+_TAR_KINDS = {
+    index.DIRECTORY: tar.DIRECTORY,
+    index.LINK: tar.LINK,
+    index.HARD_LINK: tar.HARD_LINK,
+}
+
+
+def _has_content(member: Member) -> bool:
+    return member.kind not in _TAR_KINDS
+
+
+def _header(member: Member) -> bytes:
+    kind = _TAR_KINDS.get(member.kind, tar.FILE)
+    name = member.name or member.path
+    return tar.header(
+        name + b"/" if kind == tar.DIRECTORY else name,
+        kind,
+        member.meta,
+        size=member.size,
+        link=member.link if kind in (tar.LINK, tar.HARD_LINK) else b"",
+        xattrs=member.xattrs,
+        sparse_size=member.sparse_size,
+    )
+
+
+class PackedUnit:
+    """The snapshot of a unit whose paths become packs."""
+
+    def __init__(
+        self,
+        head: listing.Head,
+        records: Iterator[bytes],
+        reader: Callable[[], Reader],
+        notes: Notes,
+        *,
+        connections: int,
+        facts: dict[str, Any],
+    ) -> None:
+        self.parallel = max(1, min(connections, head.streams))
+        self.facts = facts
+        self.warnings = list(head.warnings)
+        self.references: Sequence[StoredObject] = ()
+        self._unit = head.unit
+        self._dispatcher = Dispatcher(records)
+        self._reader = reader
+        self._notes = notes
+        self._stop = threading.Event()
+        self._packs: list[Pack] = []
+
+    def streams(self) -> Iterator[Stream]:
+        """A first pack, and more as long as paths are left."""
+        for number in range(1, self.parallel + 1):
+            if number > 1 and not self._dispatcher.more():
+                return
+            name = f"{self._unit}-{number}.tar.zst"
+            records = self._dispatcher.records(number)
+            pack = Pack(name, self._reader(), records, self._stop)
+            self._packs.append(pack)
+            yield pack
+
+    def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
+        """The index."""
+        self.warnings += self._notes.lines()
+        objects = {s.object.name: s for s in stored}
+        packs: dict[int, dict[str, Any]] = {}
+        lines = []
+        for number, pack in enumerate(self._packs, 1):
+            made = objects[pack.name]
+            packs[number] = {"name": pack.name, "live": made.object.raw_bytes}
+            lines.append(index.finished(pack.drafts, index.Places(made), number))
+        yield index.Index(self._unit + index.SUFFIX, index.head(packs), index.merged(lines))
+
+    def cancel(self) -> None:
+        self._stop.set()

@@ -1,0 +1,214 @@
+"""Cutting a directory tree into units.
+
+One walk, everything large laid aside on disk: what memory holds grows with the number of
+batches, not with the number of files.
+"""
+
+import heapq
+import os
+import sqlite3
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
+
+from stepvault.batching import Batch, Item, balance, consecutive
+from stepvault.engines.base import WHOLE, PlanJob, UnitDraft
+from stepvault.engines.files import listing
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.spool import Records, Spool
+from stepvault.engines.files.tree import Tree
+from stepvault.engines.files.walk import DIRECTORY, FILE, Entry, walk
+from stepvault.models import FilesSource
+
+#: A file larger than this is read in ranges by several units, each of this many bytes.
+SPLIT_ABOVE = 100 * 10**9
+SPLIT_INTO = 32 << 30
+
+#: Packs written at a time in a unit: a function of two cores gains from two.
+STREAMS = 2
+#: A source of fewer bytes is one unit with one pack, directories included.
+_ONE_PACK = 64 << 20
+
+#: Unit of all directories, restored after all files so that their times stay. It sorts last.
+DIRECTORIES = "directories"
+
+
+def plan(job: PlanJob) -> Iterator[UnitDraft]:
+    """Units of a directory, the largest first.
+
+    Raises:
+        SourceMissing, SourceDenied: the root or a directory in it cannot be read.
+    """
+    source: FilesSource = job.source
+    notes = Notes()
+    with Tree(source.path, follow=source.follow_symlinks) as tree, closing(Sorted()) as links:
+        laid = _LaidAside(job, links)
+        laid.take(walk(tree, source, notes))
+    yield from _with_warnings(laid.units(), notes)
+
+
+def entry_record(entry: Entry) -> bytes:
+    """The record of an entry that is stored whole."""
+    kind = b"h" if entry.kind == FILE and entry.status.st_nlink > 1 else entry.kind.encode()
+    return kind + entry.path + listing.END
+
+
+def stored_bytes(entry: Entry) -> int:
+    """What reading the file gives: holes are not read."""
+    return min(entry.status.st_size, entry.status.st_blocks * 512) if entry.kind == FILE else 0
+
+
+class Sorted:
+    """Names of files that have several, brought together by inode, on disk."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute("CREATE TABLE names (inode BLOB, record BLOB, size INTEGER)")
+        self._held: list[tuple[bytes, bytes, int]] = []
+
+    def add(self, entry: Entry) -> None:
+        status = entry.status
+        inode = struct.pack(">QQ", status.st_dev, status.st_ino)
+        self._held.append((inode, entry_record(entry), stored_bytes(entry)))
+        if len(self._held) == 1000:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._database.executemany("INSERT INTO names VALUES (?, ?, ?)", self._held)
+        self._held = []
+
+    def groups(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Bytes and records of each inode."""
+        self._flush()
+        rows = self._database.execute("SELECT inode, record, size FROM names ORDER BY inode, rowid")
+        for _, names in groupby(rows, key=lambda row: row[0]):
+            group = list(names)
+            yield group[0][2], [record for _, record, _ in group]
+
+    def close(self) -> None:
+        self._database.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Laid:
+    """An item of the batches, on disk."""
+
+    item: Item
+    where: tuple[int, int]
+    linked: bool
+
+
+class _LaidAside:
+    """What the walk found, sorted into items, directories and linked files."""
+
+    def __init__(self, job: PlanJob, links: Sorted) -> None:
+        self._job = job
+        self._links = links
+        self._spool = Spool()
+        self._directories = Records(listing.END)
+        self._items: list[_Laid] = []
+
+    def take(self, entries: Iterable[Entry]) -> None:
+        caps = (self._job.batch_bytes, self._job.batch_files)
+        for item, records in consecutive(self._plain(entries), *caps):
+            self._lay(item, records, linked=False)
+        for item, groups in consecutive(self._links.groups(), *caps):
+            records = sorted(chain.from_iterable(groups), key=_key)
+            self._lay(Item(item.bytes, len(records)), records, linked=True)
+
+    def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
+        """Sizes and records of what can go into any batch; the rest is laid aside."""
+        for entry in entries:
+            if entry.kind == DIRECTORY:
+                self._directories.add(entry_record(entry))
+            elif entry.kind == FILE and entry.status.st_nlink > 1:
+                self._links.add(entry)
+            elif entry.kind == FILE and stored_bytes(entry) > SPLIT_ABOVE:
+                yield from _pieces(entry)
+            else:
+                yield stored_bytes(entry), entry_record(entry)
+
+    def _lay(self, item: Item, records: list[bytes], *, linked: bool) -> None:
+        self._items.append(_Laid(item, self._spool.put(b"".join(records)), linked))
+
+    def units(self) -> Iterator[tuple[listing.Head, Iterable[bytes], int, int]]:
+        """Head, records, bytes and files of each unit."""
+        batches = balance(
+            [laid.item for laid in self._items], self._job.batch_bytes, self._job.batch_files
+        )
+        few = self._directories.count <= self._job.batch_files
+        if len(batches) <= 1 and few and sum(b.bytes for b in batches) <= _ONE_PACK:
+            yield from self._one_pack(batches)
+            return
+        for number, batch in enumerate(batches, 1):
+            head = listing.Head(unit=f"{number:04d}", streams=STREAMS)
+            yield head, self._records(batch), batch.bytes, batch.files
+        if self._directories.count:
+            head = listing.Head(unit=DIRECTORIES)
+            yield head, self._directories.chunks(), 0, 0
+
+    def _one_pack(
+        self, batches: list[Batch]
+    ) -> Iterator[tuple[listing.Head, Iterable[bytes], int, int]]:
+        batch = batches[0] if batches else Batch((), 0, 0)
+        if not batch.files and not self._directories.count:
+            return
+        files = (r for chunk in self._records(batch) for r in _cut(chunk))
+        directories = (r + listing.END for r in self._directories)
+        records = heapq.merge(directories, files, key=_key)
+        yield listing.Head(unit=WHOLE), records, batch.bytes, batch.files
+
+    def _records(self, batch: Batch) -> Iterator[bytes]:
+        """A batch's records in walk order, in chunks."""
+        laid = [self._items[position] for position in batch.items]
+        plain = (self._spool.get(one.where) for one in laid if not one.linked)
+        linked = [one for one in laid if one.linked]
+        if not linked:
+            return plain
+        streams = [_cut(self._spool.get(one.where)) for one in linked]
+        return heapq.merge(chain.from_iterable(map(_cut, plain)), *streams, key=_key)
+
+
+def _key(record: bytes) -> bytes:
+    return listing.sort_key(record[:-1])
+
+
+def _cut(chunk: bytes) -> Iterator[bytes]:
+    return (record + listing.END for record in chunk[:-1].split(listing.END))
+
+
+def _pieces(entry: Entry) -> Iterator[tuple[int, bytes]]:
+    size = entry.status.st_size
+    count = -(-size // SPLIT_INTO)
+    for number in range(count):
+        start = number * SPLIT_INTO
+        end = min(start + SPLIT_INTO, size)
+        yield end - start, listing.Range(start, end, number + 1, count).record(entry.path)
+
+
+def _with_warnings(
+    units: Iterator[tuple[listing.Head, Iterable[bytes], int, int]], notes: Notes
+) -> Iterator[UnitDraft]:
+    """Drafts of the units; the first one carries what the walk has to say."""
+    warnings = notes.lines()
+    for head, records, size, files in units:
+        full = replace(head, warnings=warnings)
+        warnings = []
+        yield UnitDraft(
+            id=head.unit,
+            listing=chain([full.record()], records),
+            estimated_bytes=size,
+            estimated_files=files,
+        )
+
+
+def whole(source: FilesSource, tree: Tree, notes: Notes) -> Iterator[bytes]:
+    """The records of everything, for a unit that has no listing."""
+    return (entry_record(entry)[:-1] for entry in walk(tree, source, notes))
+
+
+def is_bucket(source: FilesSource) -> bool:
+    return os.fspath(source.path).startswith("s3://")

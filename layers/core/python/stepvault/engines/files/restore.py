@@ -1,0 +1,341 @@
+"""Putting a backup back below a directory.
+
+Data tasks, one per pack, write every file under a staging folder in the target, check it
+against the index, give it its metadata, and move all of a pack's files into place once the
+whole pack has proved whole. The task ``after`` makes hard links, puts the metadata of
+directories back (children first, since making them changes their parents) and removes the
+staging folder. Any task may be repeated.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+
+from stepvault.engines.base import Counts, RestoreJob
+from stepvault.engines.files import index, tar, unpack
+from stepvault.engines.files.holes import HoleDigest
+from stepvault.engines.files.index import Line
+from stepvault.engines.files.metadata import Metadata, put_xattrs
+from stepvault.engines.files.selection import Selection
+from stepvault.engines.files.stored import Backup
+from stepvault.engines.files.target import Target
+from stepvault.engines.files.tree import ROOT, show
+from stepvault.engines.files.xattrs import xattrs_of
+from stepvault.errors import (
+    BackupTampered,
+    ConfigInvalid,
+    OutOfTime,
+    SourceDenied,
+    TargetMissing,
+    TargetNotEmpty,
+)
+from stepvault.models import RestoreTask, StoredObject
+
+_STAGING = ".stepvault-restore-"
+#: Below this share of a pack, only the frames that are needed are read.
+_RANGES_BELOW = 0.5
+
+
+def plan_restore(job: RestoreJob) -> list[RestoreTask]:
+    """One task per pack that holds something wanted, and one for the end.
+
+    Raises:
+        TargetMissing: the job names no directory.
+        TargetNotEmpty: the directory holds something and ``overwrite`` is not set.
+        ConfigInvalid: ``only`` matches nothing.
+    """
+    _check_target(job)
+    staging = _STAGING + secrets.token_hex(4)
+    backup = Backup(job.objects, job.read)
+    tasks = []
+    for stored, index_object in backup.packs(Selection(job.options.only)):
+        pack = {"run_id": stored.run_id, "name": stored.name}
+        tasks.append(
+            RestoreTask(
+                stage="data",
+                id=f"{stored.run_id}-{stored.name}" if stored.run_id else stored.name,
+                objects=[stored.name, index_object.name],
+                arguments={"staging": staging, "pack": pack, "index": index_object.name},
+            )
+        )
+    if not tasks and job.options.only:
+        raise ConfigInvalid(
+            f"nothing in the backup matches {', '.join(job.options.only)!r}",
+            "Give paths relative to the source's directory; patterns have gitignore's meaning",
+        )
+    indexes = [stored.name for stored in backup.indexes]
+    tasks.append(
+        RestoreTask(stage="after", id="finish", objects=indexes, arguments={"staging": staging})
+    )
+    return tasks
+
+
+def _check_target(job: RestoreJob) -> None:
+    if job.path is None:
+        raise TargetMissing("no directory to restore to is given", "Name one with --to")
+    try:
+        holds = next(iter(os.listdir(job.path)), None)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise TargetNotEmpty(
+            f"{str(job.path)!r} is a file", "Name a directory, new or empty"
+        ) from error
+    except OSError as error:
+        raise SourceDenied(
+            f"the directory {str(job.path)!r} cannot be read ({error.strerror})",
+            "Restore to a place where the user may read and write",
+        ) from error
+    if holds is not None and not job.options.overwrite:
+        raise TargetNotEmpty(
+            f"the directory {str(job.path)!r} is not empty (it holds {holds!r})",
+            "Restore to another place, or say --overwrite to write over what is there",
+        )
+
+
+def restore(job: RestoreJob, task: RestoreTask) -> Counts:
+    """Do one task."""
+    if job.path is None:
+        raise TargetMissing("no directory to restore to is given", "Name one with --to")
+    with Target(job.path) as target:
+        work = _Work(job, target, task.arguments["staging"])
+        if task.stage == "after":
+            return work.finish()
+        pack = task.arguments["pack"]
+        return work.restore_pack(task.id, task.arguments["index"], pack["run_id"], pack["name"])
+
+
+class _Work:
+    """One task on an open target."""
+
+    def __init__(self, job: RestoreJob, target: Target, staging: str) -> None:
+        self._job = job
+        self._target = target
+        self._staging = os.fsencode(staging)
+        self._backup = Backup(job.objects, job.read)
+        self._selection = Selection(job.options.only)
+        self._metadata = Metadata(
+            wanted=job.source.preserve_metadata, owner=job.options.owner != "none"
+        )
+
+    # Data
+
+    def restore_pack(self, task_id: str, index_name: str, run_id: str | None, name: str) -> Counts:
+        """Restore what is wanted of one pack."""
+        stored = self._backup.find(run_id, name)
+        lines = self._backup.lines_of(self._backup.find(None, index_name), stored, self._selection)
+        folder = self._staging + b"/" + os.fsencode(task_id)
+        self._make_private(self._staging)
+        self._target.remove(folder)
+        self._make_private(folder)
+        whole = lines.stored_bytes >= _RANGES_BELOW * stored.stored_bytes
+        found = (
+            unpack.whole(stored, self._job.read(stored), lines)
+            if whole
+            else unpack.ranges(stored, self._job.read_range, lines)
+        )
+        count = 0
+        for number, member in enumerate(found):
+            if self._job.remaining() <= 0:
+                raise OutOfTime(f"no time is left to restore {stored.name}")
+            self._stage(member, folder, b"%d" % number, stored)
+        for number, raw in enumerate(lines):
+            line = index.parse(raw)
+            if line.kind in (index.FILE, index.SPARSE, index.LINK):
+                self._target.put(b"%d" % number, self._target.directory(folder), line.path)
+            count += line.kind not in (index.DIRECTORY, index.PIECE)
+        return Counts(files=count)
+
+    def _make_private(self, folder: bytes) -> None:
+        self._target.make(folder)
+        os.fchmod(self._target.directory(folder), 0o700)
+
+    def _stage(
+        self, member: unpack.Found, folder: bytes, name: bytes, stored: StoredObject
+    ) -> None:
+        """Write one member to the staging folder and check it."""
+        line, xattrs = member.line, member.header.xattrs
+        digest = index.xattrs_digest(xattrs) if xattrs else index.NONE
+        if digest != line.xattrs:
+            raise _differs(stored, line)
+        match line.kind:
+            case index.FILE | index.SPARSE:
+                self._stage_file(member, folder, name, stored)
+            case index.PIECE:
+                self._stage_piece(member, stored)
+            case index.LINK:
+                directory = self._target.directory(folder)
+                os.symlink(line.link, name, dir_fd=directory)
+                self._metadata.apply_to_link(directory, name.decode(), line, xattrs)
+            case index.DIRECTORY if xattrs:
+                self._stage_directory(line, xattrs)
+            case _:
+                pass
+
+    def _stage_file(
+        self, member: unpack.Found, folder: bytes, name: bytes, stored: StoredObject
+    ) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o666, dir_fd=self._target.directory(folder))
+        try:
+            if _write(descriptor, member, 0, self._job, stored) != member.line.sha256:
+                raise _differs(stored, member.line)
+            if os.fstat(descriptor).st_size != member.line.size:
+                os.ftruncate(descriptor, member.line.size)
+            self._metadata.apply(descriptor, member.line, member.header.xattrs)
+        finally:
+            os.close(descriptor)
+
+    def _stage_piece(self, member: unpack.Found, stored: StoredObject) -> None:
+        """All pieces of a file, whichever task has them, are written into one."""
+        folder = self._staging + b"/pieces"
+        self._make_private(folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        name = _hidden(member.line.path)
+        descriptor = os.open(name, flags, 0o666, dir_fd=self._target.directory(folder))
+        try:
+            start = int(member.line.link.partition(b"-")[0])
+            if _write(descriptor, member, start, self._job, stored) != member.line.sha256:
+                raise _differs(stored, member.line)
+            put_xattrs(descriptor, member.header.xattrs)
+        finally:
+            os.close(descriptor)
+
+    def _stage_directory(self, line: Line, xattrs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep a directory's attributes until all that it holds has been made: a default ACL
+        would otherwise be inherited."""
+        folder = self._staging + b"/directories/" + _hidden(line.path)
+        put_xattrs(self._target.make(folder), xattrs)
+
+    # After
+
+    def finish(self) -> Counts:
+        """Hard links, pieces, directories; removes the staging folder."""
+        above: list[Line] = []
+        links = 0
+        for raw in self._backup.all_lines(self._selection):
+            line = index.parse(raw)
+            while above and not _within(line.path, above[-1].path):
+                self._finish_directory(above.pop())
+            match line.kind:
+                case index.DIRECTORY:
+                    self._target.make(line.path)
+                    above.append(line)
+                case index.HARD_LINK:
+                    self._link(line)
+                    links += 1
+                case index.PIECE:
+                    links += self._join(line)
+                case _:
+                    pass
+        root = above[0] if above and above[0].path == ROOT else None
+        for line in reversed(above[1:] if root else above):
+            self._finish_directory(line)
+        xattrs = self._kept_xattrs(ROOT)
+        self._target.remove(self._staging)
+        if root:
+            self._metadata.apply(self._target.directory(ROOT), root, xattrs)
+        return Counts(files=links)
+
+    def _finish_directory(self, line: Line) -> None:
+        self._metadata.apply(self._target.directory(line.path), line, self._kept_xattrs(line.path))
+
+    def _kept_xattrs(self, path: bytes) -> Sequence[tuple[bytes, bytes]]:
+        try:
+            kept = self._target.directory(self._staging + b"/directories/" + _hidden(path))
+        except FileNotFoundError:
+            return ()
+        return xattrs_of(kept)
+
+    def _link(self, line: Line) -> None:
+        """Another name of a file that is in place."""
+        from_directory, from_name = self._target.parent(line.link)
+        staged = _hidden(line.path)
+        self._make_private(self._staging)
+        folder = self._target.directory(self._staging)
+        with suppress(FileNotFoundError):
+            os.unlink(staged, dir_fd=folder)
+        try:
+            os.link(
+                from_name,
+                staged,
+                src_dir_fd=from_directory,
+                dst_dir_fd=folder,
+                follow_symlinks=False,
+            )
+        except FileNotFoundError as error:
+            raise BackupTampered(
+                f"{show(line.path)!r} is a hard link to {show(line.link)!r}, which the backup lacks"
+            ) from error
+        self._target.put(staged, folder, line.path)
+
+    def _join(self, line: Line) -> int:
+        """Give a file that came in pieces its name; 0 if it has it already."""
+        staged = _hidden(line.path)
+        try:
+            folder = self._target.directory(self._staging + b"/pieces")
+            descriptor = os.open(staged, os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
+        except FileNotFoundError:
+            return 0
+        try:
+            os.ftruncate(descriptor, line.size)
+            self._metadata.apply(descriptor, line, ())
+        finally:
+            os.close(descriptor)
+        self._target.put(staged, folder, line.path)
+        return 1
+
+
+def _write(
+    descriptor: int, member: unpack.Found, start: int, job: RestoreJob, stored: StoredObject
+) -> bytes:
+    """Write a member's content from ``start`` on; returns its hash as the index states it."""
+    line, header = member.line, member.header
+    runs, left = [(0, header.size)], header.size
+    if header.sparse_size is not None:
+        runs, taken = tar.read_sparse_map(member.feed.exactly)
+        left -= taken
+        _grow(descriptor, start + header.sparse_size)
+    holes = HoleDigest() if line.kind in (index.SPARSE, index.PIECE) else None
+    plain = hashlib.sha256()
+    for offset, length in runs:
+        at, end = start + offset, start + offset + length
+        while at < end:
+            piece = member.feed.some(min(end - at, left))
+            if holes:
+                holes.update(at, piece)
+            else:
+                plain.update(piece)
+            _write_all(descriptor, piece, at)
+            at += len(piece)
+            left -= len(piece)
+            job.progress(stored.name, len(piece))
+    return holes.hexdigest() if holes else plain.hexdigest().encode()
+
+
+def _write_all(descriptor: int, piece: memoryview, at: int) -> None:
+    while piece:
+        written = os.pwrite(descriptor, piece, at)
+        piece, at = piece[written:], at + written
+
+
+def _grow(descriptor: int, size: int) -> None:
+    if os.fstat(descriptor).st_size < size:
+        os.ftruncate(descriptor, size)
+
+
+def _hidden(path: bytes) -> bytes:
+    return hashlib.sha256(path).hexdigest()[:32].encode()
+
+
+def _within(path: bytes, directory: bytes) -> bool:
+    return directory == ROOT or path.startswith(directory + b"/")
+
+
+def _differs(stored: StoredObject, line: Line) -> BackupTampered:
+    return BackupTampered(
+        f"{show(line.path)!r} in {stored.name} is not what its index says was stored",
+        "Restore another backup, or a copy of this one from an earlier version of the object",
+    )

@@ -1,0 +1,40 @@
+"""Which entries of a backup a restore wants."""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from stepvault.engines.files import index
+from stepvault.engines.files.globs import Globs
+from stepvault.engines.files.tree import ROOT
+
+
+class Selection:
+    """``only``: paths or patterns with gitignore's meaning; a directory brings all it holds."""
+
+    def __init__(self, only: Sequence[str]) -> None:
+        self._globs = Globs(only)
+        self.everything = not only
+
+    def wants(self, path: bytes, *, is_directory: bool) -> bool:
+        """Whether the path, or a directory above it, matches."""
+        if self.everything:
+            return True
+        if path == ROOT:
+            return False
+        wanted, slash = False, path.find(b"/")
+        while slash >= 0:
+            above = path[:slash]
+            verdict = self._globs.decide(above, above.rpartition(b"/")[2], is_directory=True)
+            wanted = wanted if verdict is None else verdict
+            slash = path.find(b"/", slash + 1)
+        verdict = self._globs.decide(path, path.rpartition(b"/")[2], is_directory)
+        return wanted if verdict is None else verdict
+
+    def of(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """The wanted ones of an index's lines."""
+        if self.everything:
+            yield from lines
+            return
+        for line in lines:
+            fields = line.split(b"\t", 6)
+            if self.wants(index.unescape(fields[0]), is_directory=fields[5] == index.DIRECTORY):
+                yield line

@@ -1,0 +1,97 @@
+"""Blocks of bytes laid aside on disk, compressed, while memory stays small."""
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import zstandard
+
+_BLOCK = 256 << 10
+
+
+class Spool:
+    """An unnamed temporary file of compressed blocks; gone with its last user."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        descriptor, name = tempfile.mkstemp(prefix="stepvault-")
+        os.unlink(name)
+        self._fd = descriptor
+        self._end = 0
+        self._zstd = zstandard.ZstdCompressor(level=1)
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+
+    def put(self, data: bytes) -> tuple[int, int]:
+        """Lay data aside; returns where it lies, for ``get``."""
+        block = self._zstd.compress(data)
+        where = (self._end, len(block))
+        written = 0
+        while written < len(block):
+            written += os.pwrite(self._fd, memoryview(block)[written:], self._end + written)
+        self._end += len(block)
+        return where
+
+    def get(self, where: tuple[int, int]) -> bytes:
+        offset, length = where
+        return zstandard.ZstdDecompressor().decompress(os.pread(self._fd, length, offset))
+
+
+class Records:
+    """Many small records laid aside in order; each is given with its end mark."""
+
+    def __init__(self, end: bytes) -> None:
+        self._end = end
+        self._held: list[bytes] = []
+        self._size = 0
+        self._spool = Spool()
+        self._blocks: list[tuple[int, int]] = []
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Add one record, end mark included."""
+        self._held.append(record)
+        self._size += len(record)
+        self.count += 1
+        if self._size >= _BLOCK:
+            self._flush()
+
+    def extend(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.add(record)
+
+    def _flush(self) -> None:
+        if self._held:
+            self._blocks.append(self._spool.put(b"".join(self._held)))
+            self._held, self._size = [], 0
+
+    def chunks(self) -> Iterator[bytes]:
+        """All records, joined, some hundred kilobytes at a time."""
+        self._flush()
+        for where in self._blocks:
+            yield self._spool.get(where)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """The records one by one, without their end marks."""
+        for chunk in self.chunks():
+            yield from chunk[: -len(self._end)].split(self._end)
+
+
+def cut(chunks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
+    """The records in a stream of chunks of any size, without their end marks.
+
+    A last record without its mark is given too; an empty one is not.
+    """
+    rest: list[bytes] = []
+    for chunk in chunks:
+        head, mark, tail = chunk.rpartition(end)
+        if not mark:
+            rest.append(chunk)
+            continue
+        records = (b"".join(rest) + head).split(end)
+        yield from records
+        rest = [tail] if tail else []
+    if last := b"".join(rest):
+        yield last

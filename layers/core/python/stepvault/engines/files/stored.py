@@ -1,0 +1,97 @@
+"""A backup's packs and indexes, found among its objects and verified before use."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+from stepvault.engines.files import index
+from stepvault.engines.files.selection import Selection
+from stepvault.engines.files.spool import Records
+from stepvault.errors import BackupTampered
+from stepvault.models import StoredObject
+
+PACK_SUFFIX = ".tar.zst"
+
+
+class Lines:
+    """Index lines laid aside on disk; may be read more than once."""
+
+    def __init__(self) -> None:
+        self._records = Records(b"\n")
+        self.count = 0
+        self.stored_bytes = 0
+        """Stored bytes of the frames that hold their members."""
+        self._frame = -1
+
+    def add(self, line: bytes) -> None:
+        start, end = map(int, line.rsplit(b"\t", 4)[1:3])
+        if start != self._frame:
+            self._frame = start
+            self.stored_bytes += end - start
+        self.count += 1
+        self._records.add(line + b"\n")
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._records)
+
+
+class Backup:
+    """What the manifest lists."""
+
+    def __init__(
+        self,
+        objects: Sequence[StoredObject],
+        read: Callable[[StoredObject], Iterator[bytes]],
+    ) -> None:
+        self._objects = {(stored.run_id, stored.name): stored for stored in objects}
+        self._read = read
+        self.indexes = [s for s in objects if s.run_id is None and s.name.endswith(index.SUFFIX)]
+
+    def find(self, run_id: str | None, name: str) -> StoredObject:
+        """
+        Raises:
+            BackupTampered: the manifest does not list it.
+        """
+        try:
+            return self._objects[run_id, name]
+        except KeyError:
+            where = f" of run {run_id}" if run_id else ""
+            raise BackupTampered(
+                f"the backup needs {name}{where}, which its manifest does not list"
+            ) from None
+
+    def packs(self, selection: Selection) -> Iterator[tuple[StoredObject, StoredObject]]:
+        """Each pack that holds something wanted, with the index that knows its members."""
+        for index_object in self.indexes:
+            used: dict[int, int] = {}
+            named, lines = index.read(self._read(index_object))
+            for line in selection.of(lines):
+                number = int(line[line.rindex(b"\t") + 1 :])
+                used[number] = used.get(number, 0) + 1
+            for number in sorted(used):
+                pack = named[number]
+                yield self.find(pack.get("run_id"), pack["name"]), index_object
+
+    def lines_of(
+        self, index_object: StoredObject, pack: StoredObject, selection: Selection
+    ) -> Lines:
+        """The wanted lines of one pack, ascending by offset, proved to be what was stored."""
+        named, lines = index.read(self._read(index_object))
+        number = next(
+            n for n, p in named.items() if (p.get("run_id"), p["name"]) == (pack.run_id, pack.name)
+        )
+        end = b"\t%d" % number
+        kept = Lines()
+        for line in selection.of(lines):
+            if line.endswith(end):
+                kept.add(line)
+        return kept
+
+    def all_lines(self, selection: Selection) -> Iterator[bytes]:
+        """All wanted lines in walk order, proved to be what was stored."""
+        kept = []
+        for index_object in self.indexes:
+            records = Records(b"\n")
+            records.extend(
+                line + b"\n" for line in selection.of(index.read(self._read(index_object))[1])
+            )
+            kept.append(records)
+        return index.merged(kept) if kept else iter(())
