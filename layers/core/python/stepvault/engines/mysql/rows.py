@@ -1,0 +1,366 @@
+"""A table's rows as INSERT statements, read as fast as Python can.
+
+The driver makes an object of every value. Here the server builds the text of a whole row, so a
+row is one field, cut out of the socket's bytes by :func:`_packets`. Only rows with large BLOB
+or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
+and gives NULL beyond its ``max_allowed_packet``.
+
+A row's content is hashed as text, see :class:`Sums`: the same rows give the same sums in any
+order, on any server, so those of a table's chunks add up to the table's.
+"""
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import mul
+from zlib import crc32
+
+from stepvault.engines.mysql.connection import Session, fail, quote
+from stepvault.engines.mysql.inventory import Column, Table
+from stepvault.errors import SourceCorrupt, SourceUnsupported
+
+#: Rows whose BLOB and TEXT values sum up to more bytes come raw.
+_RAW_ABOVE = 700
+#: Bytes of rows in one statement: small enough for any server's max_allowed_packet.
+_STATEMENT = 1_000_000
+_RECEIVE = 256 * 1024
+_LONGEST_PACKET = 0xFFFFFF
+
+#: What to add for a text that keeps every bit: FLOAT's own prints 16777216 as 16777200.
+_NUMBERS = {
+    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint"), ""),
+    **dict.fromkeys(("decimal", "year", "double"), ""),
+    "float": "*1e0",
+    "bit": "+0",
+}
+_GEOMETRY = {
+    "geometry", "point", "linestring", "polygon",
+    "multipoint", "multilinestring", "multipolygon", "geometrycollection", "geomcollection",
+}  # fmt: skip
+_BLOBS = {"tinyblob", "blob", "mediumblob", "longblob", "vector"} | _GEOMETRY
+_BINARY = {"binary", "varbinary"} | _BLOBS
+_TEXTS = {"tinytext", "text", "mediumtext", "longtext", "json"}
+#: Character sets that go to utf8mb4 and back without loss; the others travel as hexadecimal.
+_UTF8 = {"utf8", "utf8mb3", "utf8mb4"}
+_CONVERTIBLE = {"ascii", "latin1", "ucs2", "utf16", "utf16le", "utf32"}
+
+
+@dataclass
+class Sums:
+    """Count, sum and sum of squares of the rows' CRC-32: a content proof that knows no order.
+
+    The squares see what the sum alone would not, such as two rows that swapped a value.
+    """
+
+    rows: int = 0
+    first: int = 0
+    second: int = 0
+
+    def add(self, lines: Sequence[bytes]) -> None:
+        codes = list(map(crc32, lines))
+        self.rows += len(codes)
+        self.first += sum(codes)
+        self.second += sum(map(mul, codes, codes))
+
+    def plus(self, other: "Sums") -> "Sums":
+        return Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+
+    def text(self) -> str:
+        return f"{self.first:x}-{self.second:x}"
+
+    @classmethod
+    def parse(cls, rows: int, text: str) -> "Sums":
+        first, second = text.split("-")
+        return cls(rows, int(first, 16), int(second, 16))
+
+
+def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterator[bytes]:
+    """The rows as INSERT statements of up to 1 MB, each ending with ``;`` and a newline.
+
+    A row that is larger has a statement of its own.
+
+    Args:
+        where: a condition, or nothing for all rows.
+        sums: takes up count and content; complete when the iterator has ended.
+
+    Raises:
+        SourceUnsupported: the server could not build a row's text.
+        SourceChanged, SourceBusy, SourceUnreachable, SourceCorrupt, OutOfTime.
+    """
+    plan = _Plan(table)
+    names = ",".join(quote(c.name) for c in table.stored)
+    head = f"INSERT INTO {quote(table.name)} ({names}) VALUES\n(".encode()
+    query = f"SELECT {plan.select} FROM {table.sql}" + (f" WHERE {where}" if where else "")
+    lines: list[bytes] = []
+    size = 0
+    with session.errors(f"table {table.label}"):
+        for packets in _answer(session, query, f"table {table.label}"):
+            batch = [plan.row(p) for p in packets] if plan.pieces else plan.whole(packets)
+            sums.add(batch)
+            total = sum(map(len, batch))
+            if total > 2 * _RECEIVE:  # large rows among them
+                for line in [line for line in batch if len(line) > _RECEIVE]:
+                    yield _statement(head, [line])
+                batch = [line for line in batch if len(line) <= _RECEIVE]
+                total = sum(map(len, batch))
+            if lines and size + total > _STATEMENT:
+                yield _statement(head, lines)
+                lines, size = [], 0
+            lines += batch
+            size += total
+    if lines:
+        yield _statement(head, lines)
+
+
+def _statement(head: bytes, lines: list[bytes]) -> bytes:
+    # No line holds a NUL, so it can stand for the border while line breaks inside are escaped:
+    # every raw ";\n" in a file ends a statement.
+    text = b"\0".join(lines)
+    if b"\n" in text:
+        text = text.replace(b"\n", b"\\n")
+    if b"\r" in text:
+        text = text.replace(b"\r", b"\\r")
+    return head + text.replace(b"\0", b"),\n(") + b");\n"
+
+
+class _Plan:
+    """How a table's rows are asked for, and how a row's line is made of the answer.
+
+    ``select`` yields the whole line as the first field; for rows with large values that field
+    is NULL and the others hold the line's pieces: text built by the server and, between them,
+    raw values.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.what = f"table {table.label}"
+        columns = table.stored
+        if not columns:
+            raise SourceUnsupported(
+                f"{self.what} has computed columns only", "Leave it out with exclude_tables"
+            )
+        large = [c for c in columns if c.type in _BLOBS | _TEXTS]
+        self.pieces: list[_Raw | None] = []
+        whole: list[str] = []
+        fields: list[str] = []
+        parts: list[str] = []
+        for index, column in enumerate(columns):
+            if index:
+                whole.append("','")
+                parts.append("','")
+            whole.append(_text(column))
+            if column not in large:
+                parts.append(_text(column))
+                continue
+            if parts:
+                fields.append(f"CONCAT({','.join(parts)})")
+                self.pieces.append(None)
+                parts = []
+            fields.append(_raw(column))
+            self.pieces.append(_Raw(column))
+        if parts:
+            fields.append(f"CONCAT({','.join(parts)})")
+            self.pieces.append(None)
+        self.select = f"CONCAT({','.join(whole)})"
+        if not large:
+            self.pieces = []
+            return
+        sizes = "+".join(f"IFNULL(LENGTH({quote(c.name)}),0)" for c in large)
+        small = f"{sizes}<={_RAW_ABOVE}"
+        pieces = ",".join(f"IF({small},NULL,{f})" for f in fields)
+        self.select = f"IF({small},{self.select},NULL),{pieces}"
+
+    def whole(self, packets: list[bytes]) -> list[bytes]:
+        """The lines of answers that are one field."""
+        try:
+            return [p[1:] if p[0] < 251 else p[_SKIP[p[0]] :] for p in packets]
+        except KeyError:
+            raise self._too_large() from None
+
+    def row(self, packet: bytes) -> bytes:
+        """The line of an answer that is one field or pieces."""
+        first = packet[0]
+        if first < 251:
+            return packet[1 : 1 + first]
+        if first != _NULL:
+            start = _SKIP[first]
+            return packet[start : start + int.from_bytes(packet[1:start], "little")]
+        line = []
+        at = 1
+        for piece in self.pieces:
+            first = packet[at]
+            if first == _NULL:
+                if piece is None:
+                    raise self._too_large()
+                line.append(b"NULL")
+                at += 1
+                continue
+            start = at + _SKIP.get(first, 1)
+            length = first if first < 251 else int.from_bytes(packet[at + 1 : start], "little")
+            at = start + length
+            value = packet[start:at]
+            line.append(value if piece is None else piece.literal(value))
+        return b"".join(line)
+
+    def _too_large(self) -> SourceUnsupported:
+        return SourceUnsupported(
+            f"{self.what}: a row's text is larger than the server's max_allowed_packet",
+            "Raise max_allowed_packet on the server above twice the size of its largest row",
+        )
+
+
+class _Raw:
+    """A column whose values come as they are."""
+
+    def __init__(self, column: Column) -> None:
+        binary = column.type in _BINARY
+        self.hexadecimal = not binary and not _travels(column)
+        self.prefix = b"_binary '" if binary else b"'"
+        if self.hexadecimal:
+            self.prefix = f"_{column.charset} x'".encode()
+
+    def literal(self, value: bytes) -> bytes:
+        if self.hexadecimal:
+            return self.prefix + value.hex().encode() + b"'"
+        # As QUOTE() does it on the server, so that a line does not depend on who made it.
+        for raw, escaped in _ESCAPES:
+            if raw in value:
+                value = value.replace(raw, escaped)
+        return self.prefix + value + b"'"
+
+
+_ESCAPES = ((b"\\", b"\\\\"), (b"'", b"\\'"), (b"\0", b"\\0"), (b"\x1a", b"\\Z"))
+
+
+def _travels(column: Column) -> bool:
+    return column.charset is None or column.charset in _UTF8 | _CONVERTIBLE
+
+
+def _text(column: Column) -> str:
+    """An expression: the value as SQL text, never NULL unless it is too large."""
+    name = quote(column.name)
+    if column.type in _NUMBERS:
+        return f"IFNULL({name}{_NUMBERS[column.type]},'NULL')"
+    if column.type in _BINARY:  # not IFNULL: too large a value must not read as NULL
+        return f"IF({name} IS NULL,'NULL',CONCAT('x''',HEX({name}),''''))"
+    if column.charset in _UTF8 or column.charset is None:
+        return f"QUOTE({name})"
+    if _travels(column) or column.type in {"enum", "set"}:
+        return f"QUOTE(CONVERT({name} USING utf8mb4))"
+    return f"IF({name} IS NULL,'NULL',CONCAT('_{column.charset} x''',HEX({name}),''''))"
+
+
+def _raw(column: Column) -> str:
+    """An expression: the value as bytes to be escaped here."""
+    name = quote(column.name)
+    if column.charset is None or column.charset in _UTF8:
+        return name
+    if _travels(column):
+        return f"CONVERT({name} USING utf8mb4)"
+    return f"CAST({name} AS BINARY)"
+
+
+#: Bytes before a field's value, by the field's first byte (length-encoded string).
+_SKIP = {0xFC: 3, 0xFD: 4, 0xFE: 9}
+_NULL = 0xFB
+_END, _ERROR = 0xFE, 0xFF
+
+
+def _answer(session: Session, query: str, what: str) -> Iterator[list[bytes]]:
+    """The packets that are rows, in batches; ends at the server's own end mark only."""
+    head = True  # column count and definitions come first
+    for batch in _packets(session.stream(query)):
+        if batch[-1][0] == _ERROR:
+            session.in_answer = False
+            _raise(batch[-1], session, what)
+        rows = batch
+        if head:
+            ends = (number for number, packet in enumerate(batch) if _is_end(packet))
+            start = next(ends, None)
+            if start is None:
+                continue
+            head = False
+            rows = batch[start + 1 :]
+        if not rows or not _is_end(rows[-1]):
+            yield rows
+            continue
+        session.in_answer = False
+        yield rows[:-1]
+        if int.from_bytes(rows[-1][1:3], "little"):
+            _check_warnings(session, what)
+        return
+
+
+def _is_end(packet: bytes) -> bool:
+    """An end mark; a row may start with the same byte, but is longer."""
+    return packet[0] == _END and len(packet) < 9
+
+
+def _packets(sock: socket.socket) -> Iterator[list[bytes]]:
+    """Whole packets without their headers, in batches as they arrive."""
+    rest = b""
+    need = 4
+    while True:
+        parts, have = [rest], len(rest)
+        while have < need:
+            received = sock.recv(_RECEIVE)
+            if not received:
+                raise ConnectionResetError("the server closed the connection in mid-answer")
+            parts.append(received)
+            have += len(received)
+        data = b"".join(parts)
+        batch = []
+        at, end = 0, len(data)
+        need = 4
+        while at + 4 <= end:
+            length = data[at] | data[at + 1] << 8 | data[at + 2] << 16
+            stop = at + 4 + length
+            if length == _LONGEST_PACKET:
+                packet, stop = _long(data, at)
+                if stop > end:
+                    need = stop - at
+                    break
+                batch.append(packet)
+            elif stop > end:
+                need = stop - at
+                break
+            else:
+                batch.append(data[at + 4 : stop])
+            at = stop
+        rest = data[at:]
+        if batch:
+            yield batch
+
+
+def _long(data: bytes, at: int) -> tuple[bytes, int]:
+    """A packet of 16 MB and more, sent in several, and where it stops (beyond data: not all here)."""
+    pieces = []
+    while True:
+        if at + 4 > len(data):
+            return b"", at + 4
+        length = int.from_bytes(data[at : at + 3], "little")
+        stop = at + 4 + length
+        if stop > len(data):
+            return b"", stop
+        pieces.append(data[at + 4 : stop])
+        at = stop
+        if length < _LONGEST_PACKET:
+            return b"".join(pieces), stop
+
+
+def _raise(packet: bytes, session: Session, what: str) -> None:
+    number = int.from_bytes(packet[1:3], "little")
+    said = packet[9:] if packet[3:4] == b"#" else packet[3:]
+    fail(number, said.decode("utf-8", "replace"), session.address, what)
+
+
+#: Warnings that say a value was not given as it is.
+_LOSSES = {1300, 1301, 1366, 1977, 3719}
+
+
+def _check_warnings(session: Session, what: str) -> None:
+    for _, number, said in session.rows("SHOW WARNINGS"):
+        if number in _LOSSES:
+            raise SourceCorrupt(
+                f"{what}: the server could not give every value as it is: {number} {said}",
+                "Repair the value, or leave the table out with exclude_tables",
+            )

@@ -1,0 +1,177 @@
+"""Several connections that see the same moment.
+
+From the gentlest way to the simplest: comparing binlog positions (MariaDB, no lock at all), one
+short global read lock, read locks on the tables, a single connection.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from stepvault.engines.mysql.connection import LOCK_WAIT, Session
+from stepvault.engines.mysql.inventory import Table
+from stepvault.errors import SourceBusy, SourceDenied, SourceUnsupported, StepvaultError
+
+log = logging.getLogger(__name__)
+
+#: Seconds to try each way; a lock is asked for one second at a time, so that writers who queue
+#: behind it never stall for longer.
+_PATIENCE = 10.0
+_BEGIN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+
+
+@dataclass
+class Moment:
+    """What all sessions see."""
+
+    way: str
+    """snapshot position, global lock, table locks or one connection"""
+    sessions: list[Session]
+    """Those that see it; one if nothing better could be had."""
+    position: dict[str, Any] = field(default_factory=dict)
+    """Where replication would go on: file, position, gtid; empty if not known exactly."""
+    warnings: list[str] = field(default_factory=list)
+
+
+def freeze(
+    sessions: Sequence[Session],
+    control: Session,
+    tables: Sequence[Table],
+    who_blocks: Callable[[], str],
+) -> Moment:
+    """Begin a transaction on every session so that all see the same moment.
+
+    Args:
+        sessions: at least one.
+        control: another connection, which takes and releases the locks.
+        tables: what will be read.
+        who_blocks: names the holder of a lock.
+
+    Raises:
+        SourceUnreachable, SourceDenied.
+    """
+    for session in sessions:
+        session.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    refused: list[str] = []
+    for name, way in (
+        ("snapshot position", _by_position),
+        ("global lock", _by_global_lock),
+        ("table locks", _by_table_locks),
+    ):
+        if len(sessions) == 1 and name == "table locks":
+            break  # one connection is consistent by itself; a lock would only serve the position
+        try:
+            position = way(sessions, control, tables)
+        except (SourceDenied, SourceUnsupported) as error:
+            refused.append(f"{name}: {error.message}")
+        except SourceBusy as error:
+            refused.append(f"{name}: {error.message}; {who_blocks()}")
+        else:
+            return Moment(name, list(sessions), position)
+        log.info("mysql: no snapshot by %s", refused[-1])
+    sessions[0].run(_BEGIN)
+    warnings = []
+    if len(sessions) > 1:
+        warnings.append(
+            "read through one connection, as no other could be given the same moment "
+            f"({'; '.join(refused)}); grant RELOAD or LOCK TABLES for parallel reading"
+        )
+    return Moment("one connection", [sessions[0]], _position_of(sessions[0]), warnings)
+
+
+def _by_position(
+    sessions: Sequence[Session], control: Session, _: Sequence[Table]
+) -> dict[str, Any]:
+    """Begin everywhere until all transactions stand at the same binlog position."""
+    if not control.mariadb:
+        raise SourceUnsupported("only MariaDB tells a snapshot's position")
+    until = time.monotonic() + _PATIENCE
+    while True:
+        for session in sessions:
+            session.run("ROLLBACK")
+            session.run(_BEGIN)
+        positions = [_position_of(session) for session in sessions]
+        if not positions[0]:
+            raise SourceUnsupported("the binary log is off")
+        if all(p == positions[0] for p in positions):
+            return positions[0]
+        if time.monotonic() > until:
+            raise SourceBusy(f"writers moved on for {_PATIENCE:.0f} s between any two connections")
+
+
+def _by_global_lock(
+    sessions: Sequence[Session], control: Session, _: Sequence[Table]
+) -> dict[str, Any]:
+    return _under(control, "FLUSH TABLES WITH READ LOCK", sessions)
+
+
+def _by_table_locks(
+    sessions: Sequence[Session], control: Session, tables: Sequence[Table]
+) -> dict[str, Any]:
+    locks = ", ".join(f"{t.sql} READ" for t in tables if t.kind == "table")
+    if not locks:
+        raise SourceUnsupported("there is no table to lock")
+    return _under(control, f"LOCK TABLES {locks}", sessions)
+
+
+def _under(control: Session, lock: str, sessions: Sequence[Session]) -> dict[str, Any]:
+    """Hold the lock just while all begin."""
+    control.run("SET SESSION lock_wait_timeout=1")
+    until = time.monotonic() + _PATIENCE
+    try:
+        while True:
+            try:
+                control.run(lock)
+                break
+            except SourceBusy:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)  # let those pass who queued behind us
+        for session in sessions:
+            session.run(_BEGIN)
+        return _written(control)
+    finally:
+        with suppress(StepvaultError):
+            control.run("UNLOCK TABLES")
+        control.run(f"SET SESSION lock_wait_timeout={LOCK_WAIT}")
+
+
+def _position_of(session: Session) -> dict[str, Any]:
+    """The binlog position that the session's snapshot stands at (MariaDB with its binlog on)."""
+    if not session.mariadb:
+        return {}
+    # https://mariadb.com/kb/en/enhancements-for-start-transaction-with-consistent-snapshot/
+    said = {str(k).lower(): v for k, v in session.rows("SHOW STATUS LIKE 'binlog_snapshot_%'")}
+    name = said.get("binlog_snapshot_file")
+    if not name:
+        return {}
+    position = int(said["binlog_snapshot_position"])
+    return {"file": name, "position": position}
+
+
+def gtid_at(session: Session, position: dict[str, Any]) -> str | None:
+    """MariaDB's GTID at a binlog position; None if the user may not know it."""
+    with suppress(StepvaultError):
+        name = str(position["file"]).replace("'", "''")
+        said = session.one(f"SELECT BINLOG_GTID_POS('{name}', {position['position']})")
+        return str(said[0]) if said and said[0] else None
+    return None
+
+
+def _written(control: Session) -> dict[str, Any]:
+    """Where the binlog stands while nobody can write; empty if it is off or not ours to know."""
+    # MySQL 8.4 renamed the statement: https://dev.mysql.com/doc/refman/8.4/en/show-binary-log-status.html
+    renamed = not control.mariadb and control.number >= (8, 2, 0)
+    try:
+        said = control.one("SHOW BINARY LOG STATUS" if renamed else "SHOW MASTER STATUS")
+    except StepvaultError:
+        return {}
+    if not said:
+        return {}
+    position: dict[str, Any] = {"file": said[0], "position": int(said[1])}
+    if not control.mariadb and len(said) > 4 and said[4]:
+        position["gtid"] = str(said[4]).replace("\n", "")
+    return position

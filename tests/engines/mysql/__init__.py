@@ -1,0 +1,1 @@
+"""Tests of the MySQL engine against a real MariaDB."""

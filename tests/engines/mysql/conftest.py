@@ -1,0 +1,26 @@
+"""One real server for all tests here, with its binary log on."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from examples.demo.mariadb_server import MariaDb
+from tests.engines.mysql import data
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[MariaDb]:
+    options = [
+        "--log-bin=binlog",
+        "--server-id=1",
+        "--binlog-format=ROW",
+        "--max-allowed-packet=64M",
+    ]
+    with MariaDb(options) as server:
+        server.sql(
+            "CREATE USER dumper@127.0.0.1 IDENTIFIED BY 'dump-me'",
+            "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, RELOAD, LOCK TABLES, PROCESS, BINLOG MONITOR ON *.* TO dumper@127.0.0.1",
+            "SET GLOBAL log_bin_trust_function_creators=1",
+        )
+        data.make(server, "shop", data.SHOP + data.WIDE)
+        yield server
