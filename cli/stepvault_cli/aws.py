@@ -197,17 +197,29 @@ def _input(arn: str) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def map_counts(arn: str) -> tuple[int, int, int]:
-    """(done, failed, total) of the items of all Distributed Maps of the execution so far."""
-    done = failed = total = 0
+@dataclass(frozen=True)
+class Items:
+    """What became of the items of an execution's Distributed Maps, those begun so far."""
+
+    pending: int = 0
+    running: int = 0
+    done: int = 0
+    failed: int = 0
+
+
+def items(arn: str) -> Items:
+    """Counts over all Maps of the execution."""
+    total = Items()
     with errors("Step Functions"):
-        runs = _states().list_map_runs(executionArn=arn)["mapRuns"]
-        for run in runs:
+        for run in _states().list_map_runs(executionArn=arn)["mapRuns"]:
             counts = _states().describe_map_run(mapRunArn=run["mapRunArn"])["itemCounts"]
-            done += counts["succeeded"]
-            failed += counts["failed"] + counts["timedOut"] + counts["aborted"]
-            total += counts["total"]
-    return done, failed, total
+            total = Items(
+                total.pending + counts["pending"],
+                total.running + counts["running"],
+                total.done + counts["succeeded"],
+                total.failed + counts["failed"] + counts["timedOut"] + counts["aborted"],
+            )
+    return total
 
 
 @cache

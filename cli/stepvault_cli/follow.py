@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -106,7 +107,12 @@ class RunFollower:
         failures = [f for f in self._vault.failures(self._run) if f.at >= since]
         with ThreadPoolExecutor(8, thread_name_prefix="follow") as pool:
             look = partial(self._look_at_source, failures=failures)
-            return list(pool.map(look, self._units.values()))
+            sources = list(pool.map(look, self._units.values()))
+        items = aws.items(execution.arn) if execution else aws.Items()
+        if items.running and not items.pending:
+            # Nothing waits any more: a source without bytes is being read.
+            return [replace(s, state="running") if s.state == "waiting" else s for s in sources]
+        return sources
 
     def _look_at_source(self, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceProgress:
         source, vault = units[0].source, self._vault
@@ -184,7 +190,7 @@ def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) 
             now = aws.execution(execution.arn)
             if not tasks:
                 tasks = _restore_tasks(vault, restore)
-            done, failed, _ = aws.map_counts(execution.arn) if tasks else (0, 0, 0)
+            items = aws.items(execution.arn) if tasks else aws.Items()
             ended = _ENDS.get(now.status)
             progress = RestoreProgress(
                 restore=restore,
@@ -192,8 +198,8 @@ def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) 
                 started=execution.started,
                 now=datetime.now(UTC),
                 tasks=tasks or 0,
-                done=done,
-                failed=failed,
+                done=items.done,
+                failed=items.failed,
                 error=now.error,
             )
             show(restore_picture(progress), restore_changes(before, progress))

@@ -17,6 +17,8 @@ SourceState = Literal[
     "waiting", "running", "retrying", "stored", "sealed", "failed", "skipped", "planning"
 ]
 RunState = Literal["planning", "running", "sealing", "succeeded", "failed", "aborted", "timed out"]
+#: Share of a run after which its pace says something about its end.
+_TELLING = 0.03
 ENDED: tuple[RunState, ...] = ("succeeded", "failed", "aborted", "timed out")
 
 
@@ -98,8 +100,8 @@ class Pace:
         return max(0.0, (last - first) / seconds) if seconds > 0 else 0.0
 
     def left(self, progress: Progress) -> float | None:
-        """Seconds left; None if a source gives no idea of its size or nothing moves."""
-        rest = 0.0
+        """Seconds left; None at the very start, or if a source gives no idea of its size."""
+        rest = whole = 0.0
         for source in progress.sources:
             share = source.share
             if share is None:
@@ -108,7 +110,10 @@ class Pace:
             if share < 1 and not total:
                 return None
             rest += total * (1 - share)
-        return rest / self.rate if self.rate and progress.state == "running" else None
+            whole += total
+        if progress.state != "running" or not self.rate or rest > whole * (1 - _TELLING):
+            return None
+        return rest / self.rate
 
 
 def headline(progress: Progress, pace: Pace) -> str:
@@ -172,8 +177,6 @@ def changes(before: Progress | None, after: Progress) -> list[str]:
     """What is new, one line each, for output that is not a terminal."""
     lines: list[str] = []
     known = {source.name: source for source in before.sources} if before else {}
-    if before is None or before.state != after.state:
-        lines.append(f"run {after.run} {after.state}")
     for source in after.sources:
         old = known.get(source.name)
         if old and (old.state, old.done, old.message) == (
@@ -192,6 +195,10 @@ def changes(before: Progress | None, after: Progress) -> list[str]:
         if source.message:
             line += f": {source.message}"
         lines.append(line)
+    if before is None or before.state != after.state:
+        # What began comes before its sources' news, what ended after them.
+        begins = after.state in ("planning", "running")
+        lines.insert(0 if begins else len(lines), f"run {after.run} {after.state}")
     return lines
 
 

@@ -95,12 +95,13 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
             }
         )
     else:
-        _tell_end(progress, output.console(stderr=True))
+        _tell_end(progress, output.console(stderr=True), pictured=bool(out and out.is_terminal))
     if progress.state != "succeeded":
         raise click.exceptions.Exit(FAILED)
 
 
-def _tell_end(progress: Progress, err: Console) -> None:
+def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
+    """What came of it and what to do next; the live picture, if there was one, stays above."""
     by_state: dict[str, list[str]] = {}
     for source in progress.sources:
         by_state.setdefault(source.state, []).append(source.name)
@@ -111,16 +112,17 @@ def _tell_end(progress: Progress, err: Console) -> None:
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return
-    err.print(f"run {progress.state}", style="bold red", end="")
-    err.print(f": {told}" if told else "", markup=False, soft_wrap=True)
+
+    def say(line: str) -> None:
+        err.print(line, markup=False, soft_wrap=True)
+
     failed = [source for source in progress.sources if source.message]
-    for source in failed:
-        err.print(f"  {source.name}: {source.message}", markup=False, soft_wrap=True)
+    if not pictured:
+        err.print(f"run {progress.state}", style="bold red", end="")
+        say(f": {told}" if told else "")
+        for source in failed:
+            say(f"  {source.name}: {source.message}")
     if not failed and progress.error:
-        err.print(f"  {progress.error}", markup=False, soft_wrap=True)
+        say(f"  {progress.error}")
     if progress.sources:
-        err.print(
-            f"  Mend the cause, then: stepvault run --run-id {progress.run}",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"Mend the cause, then: stepvault run --run-id {progress.run}")

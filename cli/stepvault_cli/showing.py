@@ -155,7 +155,7 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
             s.engine,
             output.status(s.status),
             f"{s.units_done}/{s.units}",
-            _contents(s.rows, s.files),
+            _contents(s.rows, s.files) if s.status == "sealed" else "",
             output.size(s.raw_bytes),
             output.size(s.stored_bytes),
             s.bottleneck or "",
@@ -242,9 +242,7 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
     rows = [
         (
             o.name,
-            _contents(o.rows or 0, o.files or 0)
-            if o.rows is not None or o.files is not None
-            else "",
+            _contents(o.rows or 0, o.files or 0) if o.rows is not None or o.files else "",
             output.size(o.raw_bytes),
             output.size(o.stored_bytes),
             f"in run {o.run_id}" if o.run_id else "",

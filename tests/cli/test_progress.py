@@ -71,6 +71,16 @@ def test_time_left_is_not_guessed_for_a_first_backup() -> None:
     assert "first backup" in drawn(progress, pace)
 
 
+def test_time_left_is_not_guessed_from_the_first_crumbs() -> None:
+    pace = Pace()
+    docs = replace(DOCS, state="stored", done=4, stored=57_000)
+    for seconds in (0, 5):
+        progress = at(seconds, replace(SHOP, stored=0), replace(docs, stored=seconds * 11_000))
+        pace.take(progress)
+    assert pace.rate > 0
+    assert pace.left(progress) is None
+
+
 def test_pace_looks_at_the_last_while_only_and_never_below_zero() -> None:
     pace = Pace(window=10)
     for seconds in range(100):

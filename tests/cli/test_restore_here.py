@@ -1,0 +1,99 @@
+"""``restore`` in this process: a real database, backed up by the path, comes back equal."""
+
+import json
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from stepvault import keys, plan
+from stepvault.backup import back_up
+from stepvault.catalog import Vault
+from stepvault.models import Config, Execution
+from stepvault.plan import RunRequest
+from stepvault.seal import SealRequest, seal
+from tests.cli.conftest import invoke, units
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Path:
+    """A SQLite database."""
+    path = tmp_path / "tickets.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE ticket (id INTEGER PRIMARY KEY, title TEXT)")
+        connection.executemany(
+            "INSERT INTO ticket (title) VALUES (?)", ((f"ticket {n}",) for n in range(5000))
+        )
+    connection.close()
+    return path
+
+
+@pytest.fixture
+def run(vault: Vault, tickets: Path) -> str:
+    """The id of a run that backed it up."""
+    config = Config.model_validate(
+        {"sources": [{"name": "tickets", "engine": "sqlite", "path": str(tickets)}]}
+    )
+    execution = Execution(name="nightly", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
+    request = RunRequest(execution=execution)
+    for unit in units(vault, plan.plan(config, vault, request)):
+        back_up(unit, vault)
+    seal(vault, SealRequest(run_id=request.run_id))
+    return request.run_id
+
+
+def rows(path: Path) -> list[tuple[int, str]]:
+    connection = sqlite3.connect(path)
+    try:
+        return list(connection.execute("SELECT * FROM ticket ORDER BY id"))
+    finally:
+        connection.close()
+
+
+def test_a_database_comes_back_equal_and_is_compared(
+    vault: Vault, run: str, tickets: Path, tmp_path: Path
+) -> None:
+    back = tmp_path / "back.sqlite"
+    done = invoke("restore", "tickets", "--to", str(back), "--compare", "--vault", vault.bucket)
+    assert (done.exit_code, done.stderr) == (0, "")
+    first, restored, compared = done.stdout.splitlines()
+    assert f"run {run}" in first
+    assert restored.startswith("restored ")
+    assert compared == "compared: all content equals the backup"
+    assert rows(back) == rows(tickets)
+
+
+def test_a_place_that_is_taken_is_refused_unless_told(
+    vault: Vault, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.sqlite").write_bytes(b"something else")
+    asked = ("restore", "tickets", "--to", "./taken.sqlite", "--vault", vault.bucket, "--json")
+    refused = invoke(*asked)
+    assert refused.exit_code == 4
+    assert "taken.sqlite exists already" in refused.stderr
+    assert (tmp_path / "taken.sqlite").read_bytes() == b"something else"
+    told = json.loads(invoke(*asked, "--overwrite").stdout)
+    assert (told["status"], told["run_id"]) == ("succeeded", run)
+    assert told["raw_bytes"] == (tmp_path / "taken.sqlite").stat().st_size
+
+
+def test_a_tampered_backup_is_refused_and_leaves_nothing(
+    vault: Vault, run: str, tmp_path: Path
+) -> None:
+    stored = vault.manifest("tickets", run).objects[0]
+    key = keys.data("tickets", run, stored.name)
+    body = bytearray(vault.get(key) or b"")
+    body[len(body) // 2] ^= 1
+    vault.put(key, bytes(body))
+    refused = invoke("restore", "tickets", "--to", f"{tmp_path}/back", "--vault", vault.bucket)
+    assert refused.exit_code == 4
+    assert f"The stored object '{key}' is not what was backed up" in refused.stderr
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_a_folder_that_is_not_there_exits_3(vault: Vault, run: str, tmp_path: Path) -> None:
+    missing = invoke("restore", "tickets", "--to", f"{tmp_path}/no/t", "--vault", vault.bucket)
+    assert missing.exit_code == 3
+    assert f"{tmp_path}/no does not exist" in missing.stderr
