@@ -1,8 +1,6 @@
 """The SQLite engine keeps the engines' contract, as files, as scripts and by pattern."""
 
 import os
-import random
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -11,63 +9,7 @@ import pytest
 from stepvault.engines.sqlite import engine
 from stepvault.models import SqliteSource, StoredObject
 from tests.engines.contract import EngineContract, Rig, Target
-
-
-def make_database(path: Path, megabytes: float = 0.1, mode: str = "WAL") -> None:
-    """A database with awkward values; in WAL mode half of it is in the log."""
-    rows = random.Random(path.name)
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    connection.execute(f"PRAGMA journal_mode = {mode}")
-    connection.execute("PRAGMA wal_autocheckpoint = 0")
-    connection.executescript(
-        """
-        CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL, picture BLOB);
-        CREATE INDEX item_name ON item (name);
-        CREATE TABLE note (text);
-        INSERT INTO note (rowid, text) VALUES
-            (7, 'a' || char(0) || 'b'), (9, 'two' || char(10) || 'lines; ''quoted'''),
-            (11, 1e999), (12, -9223372036854775808), (13, 0.1), (14, X''), (15, NULL), (16, '');
-        PRAGMA user_version = 42;
-        """
-    )
-    for half in range(2):
-        connection.execute("BEGIN")
-        for _ in range(int(megabytes * 64)):
-            connection.execute(
-                "INSERT INTO item (name, price, picture) VALUES (?, ?, ?)",
-                (f"Größe {rows.random()}", rows.uniform(-1e9, 1e9), rows.randbytes(8_000)),
-            )
-        connection.execute("UPDATE item SET price = -price WHERE id % 3 = 0")
-        connection.execute("COMMIT")
-        if half == 0:
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
-
-
-def content(path: Path) -> Any:
-    """All rows of all tables with their row numbers, and the settings; None if there is no file."""
-    if not path.exists():
-        return None
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
-    connection.text_factory = bytes
-    try:
-        tables = [
-            name.decode()
-            for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type='table'")
-        ]
-        return (
-            connection.execute("PRAGMA integrity_check").fetchall(),
-            connection.execute("PRAGMA user_version").fetchall(),
-            sorted(connection.execute("SELECT type, name, sql FROM sqlite_schema").fetchall()),
-            {
-                t: connection.execute(f'SELECT rowid, * FROM "{t}" ORDER BY rowid').fetchall()
-                for t in tables
-            },
-        )
-    finally:
-        connection.close()
+from tests.engines.sqlite_files import change_a_value, content, make_database
 
 
 class SqliteRig(Rig):
@@ -119,13 +61,6 @@ class SqliteRig(Rig):
 
     def damage(self, target: Target) -> None:
         change_a_value(target["path"])
-
-
-def change_a_value(path: Path) -> None:
-    connection = sqlite3.connect(path)
-    with connection:
-        connection.execute("UPDATE item SET price = price + 1 WHERE id = 1")
-    connection.close()
 
 
 class ScriptRig(SqliteRig):

@@ -2,7 +2,7 @@
 
 A source is one file, a pattern that names many, or objects in S3. ``format = "file"`` stores
 each database as the file it is (``zstd -d`` gives it back), ``"sql"`` as a script.
-``frozen.py`` says how a database is held still, ``restore.py`` how it is put back.
+``freeze.py`` says how a database is held still, ``restore.py`` how it is put back.
 
 On EFS: SQLite's locks work over NFS, so databases with a rollback journal are safe there. WAL
 mode is not, as its users share memory: such a file is read only if nobody else has it open.
@@ -36,7 +36,7 @@ from stepvault.engines.sqlite.find import (
     is_pattern,
     object_names,
 )
-from stepvault.engines.sqlite.frozen import Frozen, frozen
+from stepvault.engines.sqlite.freeze import Frozen, frozen
 from stepvault.engines.sqlite.streams import FileStream, ObjectStream
 from stepvault.errors import SourceUnsupported, StepvaultError
 from stepvault.models import RestoreTask, SqliteSource, StoredObject

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from stepvault.engines.base import Counts
 from stepvault.engines.sqlite.explain import cancelled, explained
 from stepvault.engines.sqlite.find import DatabaseFile, DatabaseObject, quoted
-from stepvault.engines.sqlite.frozen import MAGIC, Frozen, check_magic, frozen
+from stepvault.engines.sqlite.freeze import Frozen, check_magic, frozen
 from stepvault.engines.sqlite.script import Script
 from stepvault.errors import ShortRead, SourceChanged, SourceCorrupt, SourceMissing
 
@@ -90,10 +90,9 @@ class ObjectStream:
                 raise cancelled(self.database.name)
             if len(head) < 4_096:
                 head += piece[:4_096]
-                if len(head) >= len(MAGIC):
-                    check_magic(head, entry.size, self.database.name)
             done += len(piece)
             yield piece
+        check_magic(head, entry.size, self.database.name)
         if done != entry.size:
             raise ShortRead(
                 f"{self.database.name} ended after {done} of {entry.size} bytes", "try again"

@@ -1,0 +1,116 @@
+"""A database that a program keeps writing is copied as it was at one commit."""
+
+import os
+import random
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+from stepvault.engines.base import Job
+from stepvault.engines.sqlite import engine
+from stepvault.errors import SourceChanged
+from tests.engines import sqlite_writer
+from tests.engines.driver import back_up
+from tests.engines.sqlite_files import make_database, only_facts, round_trip, settings, writer
+
+
+def prefill(path: Path, megabytes: int = 12) -> None:
+    """Room enough for the writer to commit many times while one copy is read."""
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA journal_mode = WAL")
+    sqlite_writer.prepare(connection)
+    with connection:
+        for _ in range(megabytes * 16):
+            connection.execute(
+                "INSERT INTO journal (note) VALUES (?)", (random.randbytes(1 << 16),)
+            )
+    connection.close()
+
+
+def state(path: Path) -> tuple[int, int]:
+    """The invariant sum and how far the journal is."""
+    connection = sqlite3.connect(path)
+    total = connection.execute(
+        "SELECT (SELECT sum(cents) FROM checking) + (SELECT sum(cents) FROM savings)"
+    ).fetchone()[0]
+    last = connection.execute("SELECT coalesce(max(id), 0) FROM journal").fetchone()[0]
+    connection.close()
+    return total, last
+
+
+@pytest.mark.parametrize("autocheckpoint", [0, 1, 20, 1000])
+def test_every_copy_of_a_busy_database_is_one_commit(tmp_path: Path, autocheckpoint: int) -> None:
+    path = tmp_path / "live.db"
+    prefill(path)
+    reached, methods = [], set()
+    with writer(path, "WAL", autocheckpoint):
+        for trial in range(8):
+            folder = tmp_path / str(trial)
+            result, place = round_trip(
+                settings(path), folder, watch=lambda name, done: time.sleep(0.004)
+            )
+            total, last = state(place)
+            assert total == sqlite_writer.TOTAL
+            reached.append(last)
+            methods.add(only_facts(result)["method"])
+            assert result.warnings == []
+    assert reached == sorted(reached)
+    assert reached[-1] > reached[0] + 8, "the writer stood still"
+    assert methods <= {"overlay", "file"}
+    if autocheckpoint != 1:
+        assert "overlay" in methods
+
+
+def test_a_program_that_ignores_the_log_would_have_failed_this(tmp_path: Path) -> None:
+    """The control: the file alone, copied as fast as can be, is not the database."""
+    path = tmp_path / "live.db"
+    prefill(path)
+    with writer(path, "WAL", 0):
+        time.sleep(0.2)
+        before = state(path)
+        (tmp_path / "cp.db").write_bytes(path.read_bytes())
+        assert state(tmp_path / "cp.db") != before
+
+
+def test_a_rollback_journal_makes_writers_wait_and_is_warned_of(tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+    with writer(path, "DELETE", 0):
+        for trial in range(5):
+            result, place = round_trip(settings(path), tmp_path / str(trial))
+            assert state(place)[0] == sqlite_writer.TOTAL
+            assert "journal_mode=WAL" in result.warnings[0]
+            assert only_facts(result)["journal_mode"] == "delete"
+
+
+def test_a_lock_that_got_lost_is_noticed(tmp_path: Path) -> None:
+    """Closing any descriptor of the -shm file drops the process's locks on it."""
+    path = tmp_path / "live.db"
+    prefill(path)
+    with writer(path, "WAL", 20) as program:
+        time.sleep(0.1)
+
+        def lose_the_lock(name: str, done: int) -> None:
+            os.close(os.open(f"{path}-shm", os.O_RDONLY))
+            time.sleep(0.05)
+
+        with pytest.raises(SourceChanged, match=r"live\.db") as caught:
+            back_up(engine, settings(path), tmp_path / "vault", watch=lose_the_lock)
+        assert caught.value.fix
+        assert program.poll() is None
+
+
+def test_a_database_is_frozen_when_it_is_opened_not_when_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    make_database(path)
+    writing = sqlite3.connect(path)
+    with engine.open(Job(source=settings(path), scratch=tmp_path)) as snapshot:
+        with writing:
+            writing.execute("DELETE FROM item")
+        (stream,) = snapshot.streams()
+        (tmp_path / "copy.db").write_bytes(b"".join(bytes(piece) for piece in stream.read()))
+    writing.close()
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    assert copy.execute("SELECT count(*) FROM item").fetchone()[0] > 0
+    copy.close()
