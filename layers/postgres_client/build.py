@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 LOCKS = (HERE / "requirements.txt", HERE / "libraries.txt")
-PROGRAMS = ("pg_dump", "pg_restore", "psql")
+PROGRAMS = ("pg_dump", "pg_dumpall", "pg_restore", "psql")
 PLATFORMS = {"x86_64": "x86_64-manylinux_2_34", "arm64": "aarch64-manylinux_2_34"}
 GLIBC = (2, 34)
 #: glibc's own libraries: every Amazon Linux 2023 has them.

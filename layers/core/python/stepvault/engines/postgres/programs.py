@@ -1,0 +1,153 @@
+"""PostgreSQL's own programs as children: found on PATH, fed and watched, never left behind."""
+
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from stepvault.engines.base import Connection
+from stepvault.engines.postgres.failures import from_program
+from stepvault.errors import OutOfTime, SourceUnsupported
+
+
+def find(program: str) -> str:
+    """The path of one of PostgreSQL's programs.
+
+    Raises:
+        SourceUnsupported: it is not on PATH.
+    """
+    path = shutil.which(program)
+    if path is None:
+        raise SourceUnsupported(
+            f"the program {program} is not on PATH",
+            "Attach the postgres_client layer, or put build/layers/postgres_client-<arch>/bin on "
+            "PATH",
+        )
+    return path
+
+
+def client_version() -> int:
+    """Major version of the pg_dump on PATH."""
+    said = subprocess.run(
+        [find("pg_dump"), "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"(\d+)(\.\d+)?", said)
+    if found is None:
+        raise SourceUnsupported(f"pg_dump --version says {said.strip()!r}, not a version")
+    return int(found[1])
+
+
+def dsn(connection: Connection, scratch: Path, database: str | None = None) -> str:
+    """A connection string without the password, which goes into a file only we can read."""
+    passfile = scratch / ".pgpass"
+    if connection.password is not None and not passfile.exists():
+        escaped = connection.password.replace("\\", "\\\\").replace(":", "\\:")
+        passfile.touch(mode=0o600)
+        passfile.write_text(f"*:*:*:*:{escaped}\n")
+    settings = parameters(connection, database) | {"passfile": str(passfile)}
+    return " ".join(f"{name}={_quoted(value)}" for name, value in settings.items())
+
+
+def parameters(connection: Connection, database: str | None = None) -> dict[str, str | int]:
+    """libpq's parameters for that connection, without the password."""
+    settings: dict[str, str | int | None] = {
+        "host": connection.host,
+        "port": connection.port or 5432,
+        "user": connection.user,
+        "dbname": database or connection.database or connection.user or "postgres",
+        "sslmode": connection.tls,
+        "sslrootcert": connection.tls_ca,
+        "connect_timeout": connection.connect_timeout,
+        "application_name": "stepvault",
+        "gssencmode": "disable",
+        # Below the 350 s after which AWS's network forgets an idle connection.
+        "keepalives": 1,
+        "keepalives_idle": 300,
+        "keepalives_interval": 30,
+        "keepalives_count": 3,
+    }
+    if connection.tls == "verify-full" and connection.tls_ca is None:
+        settings["sslrootcert"] = "system"
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+class Children:
+    """The children of one job, so that another thread can end them all."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self.cancelled = False
+
+    def start(
+        self, arguments: Sequence[str], feed: bool = False, read: bool = False
+    ) -> subprocess.Popen[bytes]:
+        """Start a child whose stderr is kept for its error message."""
+        with self._lock:
+            self.check()
+            child = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if read else subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+            )
+            self._running.add(child)
+        return child
+
+    def forget(self, child: subprocess.Popen[bytes]) -> None:
+        """End the child if it still runs, and close its pipes."""
+        with self._lock:
+            self._running.discard(child)
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+        for pipe in (child.stdin, child.stdout, child.stderr):
+            if pipe is not None:
+                pipe.close()
+
+    def cancel(self) -> None:
+        """Kill all children; what waits for one of them raises."""
+        with self._lock:
+            self.cancelled = True
+            for child in self._running:
+                child.kill()
+
+    def check(self) -> None:
+        """Raise if the job was cancelled."""
+        if self.cancelled:
+            raise OutOfTime("the work was cancelled before it was done")
+
+
+def run(
+    children: Children,
+    connection: Connection,
+    arguments: Sequence[str],
+    remaining: Callable[[], float] = lambda: float("inf"),
+) -> bytes:
+    """Run a program to its end and return what it printed.
+
+    Raises:
+        StepvaultError: it failed; the class follows from what it said.
+        OutOfTime: the job's time ran out first.
+    """
+    child = children.start([find(arguments[0]), *arguments[1:]], read=True)
+    try:
+        seconds = remaining()
+        try:
+            out, said = child.communicate(timeout=None if seconds == float("inf") else seconds)
+        except subprocess.TimeoutExpired:
+            raise OutOfTime(f"{arguments[0]} was still running when the time ran out") from None
+        children.check()
+        if child.returncode:
+            raise from_program(arguments[0], said.decode(errors="replace"), connection)
+        return out
+    finally:
+        children.forget(child)
+
+
+def _quoted(value: str | int) -> str:
+    escaped = str(value).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

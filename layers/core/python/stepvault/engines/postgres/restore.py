@@ -1,0 +1,306 @@
+"""Put a backup back: definitions, then rows in parallel, then indexes and constraints.
+
+The definitions are pg_restore's own scripts, fed to psql within one transaction each; the rows
+go through COPY, one transaction per object, committed only after the object's hash has been
+verified. The tasks are those of ``plan``; see ``target`` for how they stay idempotent.
+"""
+
+import contextlib
+import io
+import secrets
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import Connection as Session
+
+from stepvault.engines.base import Counts, RestoreJob
+from stepvault.engines.postgres import failures, programs, selection, target, toc
+from stepvault.engines.postgres.snapshot import TRAILER
+from stepvault.errors import BackupTampered, RunNotFound, TargetMissing
+from stepvault.models import RestoreTask, StoredObject
+
+#: A task loads small tables until it has this many raw bytes or objects.
+TASK_BYTES = 256 << 20
+TASK_OBJECTS = 200
+#: What a script sets that older servers do not know; they lack the thing it would switch.
+#: Lines in which a script's settings stand.
+_HEAD = 30
+_NEWER = {b"SET transaction_timeout = 0;": 170000}
+
+
+def plan(job: RestoreJob) -> list[RestoreTask]:
+    """See ``engines.base.Engine.plan_restore``."""
+    archive = read_toc(job)
+    chosen = selection.choose(archive, job.options.only)
+    new = not target.exists(job)
+    if new:
+        target.create(job)
+    with target.connect(job) as opened:
+        if not new and not job.options.overwrite:
+            target.require_empty(opened)
+        if job.options.owner == "keep":
+            target.require_roles(opened, selection.roles(chosen))
+        elif job.options.owner != "none":
+            target.require_roles(opened, [job.options.owner])
+    return list(_tasks(job, archive, chosen, secrets.token_hex(8)))
+
+
+def do(job: RestoreJob, task: RestoreTask) -> Counts:
+    """See ``engines.base.Engine.restore``."""
+    work = _Work(job, task)
+    match task.arguments["step"]:
+        case "schema":
+            return work.make_schema()
+        case "rows":
+            return work.load_rows()
+        case "script":
+            return work.run_script()
+        case _:
+            return work.finish()
+
+
+def read_toc(job: RestoreJob) -> toc.Toc:
+    """The backup's table of contents."""
+    return toc.read(b"".join(job.read(_object(job, "toc.dat"))))
+
+
+def _object(job: RestoreJob, name: str) -> StoredObject:
+    found = next((o for o in job.objects if o.name == name), None)
+    if found is None:
+        raise BackupTampered(f"the backup has no object {name}")
+    return found
+
+
+def _tasks(
+    job: RestoreJob, archive: toc.Toc, chosen: Sequence[toc.Entry], restore: str
+) -> Iterator[RestoreTask]:
+    """Definitions; rows and large objects; what rests on them."""
+    stored = {o.name: o for o in job.objects}
+
+    def task(stage: Any, number: str, step: str, names: Sequence[str], **more: Any) -> RestoreTask:
+        arguments = {"restore": restore, "step": step, **more}
+        return RestoreTask(stage=stage, id=number, objects=list(names), arguments=arguments)
+
+    # Comments and privileges have no section of their own: they follow what they are about.
+    before: list[int] = []
+    after: list[int] = []
+    section = toc.SECTION_PRE_DATA
+    for entry in chosen:
+        section = section if entry.section == toc.SECTION_NONE else entry.section
+        if section == toc.SECTION_PRE_DATA:
+            before.append(entry.dump_id)
+        elif entry.section != toc.SECTION_DATA:
+            after.append(entry.dump_id)
+    yield task("before", "schema", "schema", ["toc.dat"], ids=before)
+
+    batch: list[str] = []
+    size = number = 0
+    others: list[int] = []
+    files: list[str] = []
+    for entry in (e for e in chosen if e.section == toc.SECTION_DATA):
+        name = f"{entry.file.decode()}{archive.suffix}" if entry.file else None
+        if entry.kind == b"TABLE DATA" and name in stored and "fingerprint" in stored[name].facts:
+            batch.append(name)
+            size += stored[name].raw_bytes
+            if size >= TASK_BYTES or len(batch) >= TASK_OBJECTS:
+                yield task("data", f"rows-{number:04}", "rows", ["toc.dat", *batch])
+                batch, size, number = [], 0, number + 1
+        elif entry.kind == b"BLOBS" and entry.file:
+            listing = entry.file.decode()
+            pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
+            ids = [*(i for i in entry.dependencies if _is_data(archive, i)), entry.dump_id]
+            yield task("data", f"large-{entry.dump_id}", "script", ["toc.dat", *pieces], ids=ids)
+        elif entry.kind != b"BLOB METADATA":
+            others.append(entry.dump_id)
+            files += [name] if name else []
+    if batch:
+        yield task("data", f"rows-{number:04}", "rows", ["toc.dat", *batch])
+    if others:
+        yield task("data", "others", "script", ["toc.dat", *files], ids=others)
+
+    yield task("after", "finish", "finish", ["toc.dat"], ids=after)
+
+
+def _is_data(archive: toc.Toc, dump_id: int) -> bool:
+    return any(e.dump_id == dump_id and e.section == toc.SECTION_DATA for e in archive.entries)
+
+
+def _pieces_of(job: RestoreJob, listing: str, suffix: str) -> list[str]:
+    """The objects that a list of large objects names, one ``oid file`` per line."""
+    text = b"".join(job.read(_object(job, listing))).decode()
+    return [line.split()[1] + suffix for line in text.splitlines() if line]
+
+
+class _Work:
+    """One task of a restore."""
+
+    def __init__(self, job: RestoreJob, task: RestoreTask) -> None:
+        self.job, self.task = job, task
+        self.restore = str(task.arguments["restore"])
+        self.children = programs.Children()
+
+    def make_schema(self) -> Counts:
+        """Definitions, in one transaction."""
+        if target.exists(self.job):
+            with target.connect(self.job) as opened:
+                if target.is_done(opened, self.restore, "schema"):
+                    return Counts()
+                if not self.job.options.overwrite:
+                    target.require_empty(opened)
+            if self.job.options.overwrite:
+                target.drop(self.job)
+        target.create(self.job)
+        with target.connect(self.job) as opened:
+            self._apply(opened, target.begin_notes(self.restore))
+        return Counts()
+
+    def load_rows(self) -> Counts:
+        """Rows of one or more tables, a transaction each."""
+        archive = read_toc(self.job)
+        entries = {
+            f"{e.file.decode()}{archive.suffix}": e
+            for e in archive.entries
+            if e.kind == b"TABLE DATA" and e.file
+        }
+        rows = 0
+        with target.connect(self.job) as opened:
+            self._require_begun(opened)
+            opened.execute(f"SET client_encoding = '{self._encoding()}'")
+            if self.job.options.owner not in ("keep", "none"):
+                opened.execute(f"SET ROLE {_quoted(self.job.options.owner)}")
+            for name in self.task.objects:
+                if name != "toc.dat":
+                    rows += self._load(opened, _object(self.job, name), entries[name])
+        return Counts(rows=rows)
+
+    def run_script(self) -> Counts:
+        """Sequences' values, large objects, extensions' own tables: what pg_dump wrote itself."""
+        step = self.task.id
+        with target.connect(self.job) as opened:
+            self._require_begun(opened)
+            if not target.is_done(opened, self.restore, step):
+                self._apply(opened, target.note(self.restore, step))
+        return Counts()
+
+    def finish(self) -> Counts:
+        """Indexes, constraints, triggers, materialized views; then the notes go."""
+        with target.connect(self.job) as opened:
+            if target.begun(opened):
+                self._apply(opened, target.end_notes())
+        return Counts()
+
+    # ------------------------------------------------------------ inside
+
+    def _require_begun(self, opened: Session) -> None:
+        if not target.is_done(opened, self.restore, "schema"):
+            raise TargetMissing(
+                f"database {opened.info.dbname} has no definitions from this restore",
+                "Run the restore again from its beginning",
+            )
+
+    def _encoding(self) -> str:
+        for facts in self.job.facts:
+            if facts.get("encoding"):
+                return str(facts["encoding"])
+        raise RunNotFound("the backup does not say in which encoding its rows are")
+
+    def _load(self, opened: Session, stored: StoredObject, entry: toc.Entry) -> int:
+        """COPY one object's rows into its table; returns how many."""
+        if target.is_done(opened, self.restore, stored.name):
+            return stored.rows or 0
+        table = str(stored.facts.get("table", entry.label))
+        try:
+            with opened.transaction():
+                opened.execute(target.note(self.restore, stored.name))
+                with opened.cursor() as cursor:
+                    with cursor.copy(entry.copy or b"") as copy:
+                        for block in _without_trailer(self.job.read(stored), stored.name):
+                            copy.write(block)
+                            self.job.progress(table, len(block))
+                    if stored.rows is not None and cursor.rowcount != stored.rows:
+                        raise BackupTampered(
+                            f"{stored.name} holds {cursor.rowcount} rows of {table}, its receipt "
+                            f"says {stored.rows}"
+                        )
+        except psycopg.Error as error:
+            raise failures.from_server(error, f"cannot load {table}") from error
+        return stored.rows or 0
+
+    def _apply(self, opened: Session, first: str) -> None:
+        """Run the task's part of the archive through psql, all of it or nothing.
+
+        The script's own COMMIT is the last thing that pg_restore writes: when it fails before,
+        psql meets the end of its input within the transaction, which is rolled back.
+        """
+        folder = self.job.scratch / "archive"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in self.task.objects:
+            with (folder / name).open("wb") as file:
+                for block in self.job.read(_object(self.job, name)):
+                    file.write(block)
+        ids = folder / "ids"
+        ids.write_text("".join(f"{i};\n" for i in self.task.arguments["ids"]))
+        dsn = programs.dsn(target.address(self.job), self.job.scratch, target.name_of(self.job))
+        connection = target.address(self.job)
+        options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+        psql = programs.find("psql")
+        reader = self.children.start(self._pg_restore(folder, ids), read=True)
+        writer = self.children.start([psql, *options, "--no-password", "-d", dsn], feed=True)
+        try:
+            with contextlib.suppress(BrokenPipeError):  # psql says why it left
+                _feed(writer, f"BEGIN;\n{first}".encode())
+                for line in _known_to(opened.info.server_version, reader.stdout):
+                    _feed(writer, line)
+            said = reader.stderr.read() if reader.stderr else b""
+            if reader.wait() and writer.poll() is None:
+                raise failures.from_program("pg_restore", said.decode(errors="replace"), connection)
+            _, said = writer.communicate()
+            if writer.returncode:
+                text = said.decode(errors="replace")
+                raise failures.from_program("pg_restore", text, connection)
+        finally:
+            self.children.forget(reader)
+            self.children.forget(writer)
+
+    def _pg_restore(self, folder: Path, ids: Path) -> list[str]:
+        options = [f"--use-list={ids}", "--file=-", "--single-transaction"]
+        owner = self.job.options.owner
+        if owner != "keep":
+            options += ["--no-owner", "--no-privileges"]
+            options += [f"--role={owner}"] if owner != "none" else []
+        return [programs.find("pg_restore"), *options, str(folder)]
+
+
+def _feed(child: Any, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[child.stdin.write(view) :]
+
+
+def _known_to(server_version: int, script: Any) -> Iterator[bytes]:
+    """The script, without settings at its head that the server is too old for."""
+    lines = io.BufferedReader(script, 1 << 20)
+    for _ in range(_HEAD):
+        line = lines.readline()
+        if server_version >= _NEWER.get(line.strip(), 0) and line != b"BEGIN;\n":
+            yield line
+    while block := lines.read(1 << 20):
+        yield block
+
+
+def _without_trailer(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+    """The rows alone: COPY's end mark closes every data file of an archive."""
+    held = b""
+    for block in blocks:
+        data = held + block
+        held = data[-len(TRAILER) :]
+        if len(data) > len(TRAILER):
+            yield data[: -len(TRAILER)]
+    if held != TRAILER:
+        raise BackupTampered(f"{name} does not end as the rows of a table do")
+
+
+def _quoted(role: str) -> str:
+    return '"' + role.replace('"', '""') + '"'

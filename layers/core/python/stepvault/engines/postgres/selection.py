@@ -1,0 +1,107 @@
+"""Which entries of an archive a restore takes, and which roles they need."""
+
+import re
+from collections.abc import Sequence
+
+from stepvault.engines.postgres import tables
+from stepvault.engines.postgres.toc import SECTION_PRE_DATA, Entry, Toc
+from stepvault.errors import ConfigInvalid
+
+#: What concerns the database as such, which the target already is.
+_NOT_OURS = {b"DATABASE", b"DATABASE PROPERTIES"}
+#: What belongs to a table and comes with it.
+_COMPANIONS = {
+    b"ACL",
+    b"COMMENT",
+    b"DEFAULT",
+    b"SECURITY LABEL",
+    b"SEQUENCE",
+    b"SEQUENCE OWNED BY",
+    b"TABLE ATTACH",
+}
+_SETTINGS = {b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"}
+_GRANTEE = re.compile(rb'\bTO ("(?:[^"]|"")+"|[^\s";]+)(?: WITH GRANT OPTION)?;')
+
+
+def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
+    """The entries to restore, in the archive's order: all, or some tables and what they need.
+
+    Raises:
+        ConfigInvalid: a pattern fits no table of the backup.
+    """
+    entries = [e for e in archive.entries if e.kind not in _NOT_OURS]
+    if not only:
+        return entries
+    chosen = _tables(entries, only)
+    known = {e.dump_id: e for e in entries}
+    strangers = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
+    kept = {e.dump_id for e in entries if e.kind in _SETTINGS} | chosen
+    for dump_id in chosen:
+        kept |= _needed(dump_id, known)
+    grew = True
+    while grew:
+        grew = False
+        for entry in entries:
+            if entry.dump_id in kept or not kept.intersection(entry.dependencies):
+                continue
+            if entry.section == SECTION_PRE_DATA and entry.kind not in _COMPANIONS:
+                continue
+            if entry.section != SECTION_PRE_DATA and not _about(entry, chosen, kept, known):
+                continue
+            needed = _needed(entry.dump_id, known)
+            if not needed & strangers:
+                kept |= needed
+                grew = True
+    return [e for e in entries if e.dump_id in kept]
+
+
+def roles(entries: Sequence[Entry]) -> list[str]:
+    """Owners and grantees that must exist where these entries are restored."""
+    found = {e.owner.decode(errors="replace") for e in entries if e.owner}
+    for entry in entries:
+        if entry.kind in (b"ACL", b"DEFAULT ACL"):
+            for match in _GRANTEE.finditer(entry.definition or b""):
+                name = match[1].decode(errors="replace")
+                found.add(name[1:-1].replace('""', '"') if name.startswith('"') else name)
+    return sorted(found - {"PUBLIC"})
+
+
+def _tables(entries: Sequence[Entry], only: Sequence[str]) -> set[int]:
+    chosen: set[int] = set()
+    for pattern in only:
+        fitting = {
+            e.dump_id
+            for e in entries
+            if e.kind == b"TABLE" and tables.matches(_label(e), [pattern])
+        }
+        if not fitting:
+            raise ConfigInvalid(
+                f"no table of the backup fits {pattern!r}",
+                "Write schema.table, with * and ? as wildcards",
+            )
+        chosen |= fitting
+    return chosen
+
+
+def _label(entry: Entry) -> str:
+    return ((entry.namespace or b"") + b"." + entry.tag).decode(errors="replace")
+
+
+def _needed(dump_id: int, known: dict[int, Entry]) -> set[int]:
+    """The entry and all it rests on."""
+    found: set[int] = set()
+    pending = [dump_id]
+    while pending:
+        current = pending.pop()
+        if current in known and current not in found:
+            found.add(current)
+            pending += known[current].dependencies
+    return found
+
+
+def _about(entry: Entry, chosen: set[int], kept: set[int], known: dict[int, Entry]) -> bool:
+    """Whether a piece of data or post-data concerns a chosen table or something kept with it."""
+    return any(
+        d in chosen or (d in kept and known[d].kind not in (b"SCHEMA", b"FUNCTION", b"TYPE"))
+        for d in entry.dependencies
+    )

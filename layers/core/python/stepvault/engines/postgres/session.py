@@ -1,0 +1,100 @@
+"""Connections to the server: how they are made, set up and refused."""
+
+import psycopg
+from psycopg import Connection as Session
+
+from stepvault.engines.base import Connection
+from stepvault.engines.postgres import failures, programs
+from stepvault.errors import SourceUnsupported
+
+#: Seconds to wait for a table's lock before naming who holds it.
+LOCK_TIMEOUT = 60
+
+#: What pg_dump sets, so that our COPY prints what its COPY prints.
+SETTINGS = (
+    "SET DateStyle = ISO",
+    "SET IntervalStyle = postgres",
+    "SET extra_float_digits = 3",
+    "SET synchronize_seqscans = off",
+    "SET statement_timeout = 0",
+    "SET idle_in_transaction_session_timeout = 0",
+    "SET row_security = off",
+    "SET search_path = ''",
+)
+
+
+def connect(connection: Connection, database: str | None = None) -> Session:
+    """A session in autocommit, without our settings yet.
+
+    Raises:
+        SourceUnreachable, SourceDenied, SourceMissing, SourceBusy: it cannot be made.
+    """
+    settings = programs.parameters(connection, database)
+    try:
+        return psycopg.connect(password=connection.password, autocommit=True, **settings)  # type: ignore[arg-type]
+    except psycopg.Error as error:
+        # "from None": libpq's text is in the message, the parameters stay out of it.
+        raise failures.from_connecting(error, connection, database) from None
+
+
+def statements(server_version: int, lock_timeout: float = LOCK_TIMEOUT) -> list[str]:
+    """The SQL that sets up a session for reading."""
+    more = [f"SET lock_timeout = {round(lock_timeout * 1000)}"]
+    if server_version >= 170000:
+        more.append("SET transaction_timeout = 0")
+    return [*SETTINGS, *more]
+
+
+def set_up(session: Session, lock_timeout: float = LOCK_TIMEOUT) -> None:
+    """Give the session our settings and the database's own encoding."""
+    for statement in statements(session.info.server_version, lock_timeout):
+        session.execute(statement)
+    row = session.execute("SHOW server_encoding").fetchone()
+    session.execute(f"SET client_encoding = '{text(row[0]) if row else 'UTF8'}'")
+
+
+def text(value: str | bytes) -> str:
+    """Text of the server; psycopg gives bytes where the database has no encoding (SQL_ASCII)."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+def backend(session: Session) -> int:
+    """The process on the server that serves us right now."""
+    row = session.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    return int(row[0]) if row else 0
+
+
+def refuse_transaction_pooler(connection: Connection, first: Session) -> None:
+    """A pooler that hands out servers per transaction loses settings, locks and snapshots.
+
+    Behind one, the process that answers is not the one libpq was told of when it connected,
+    and another session gets hold of the process that ``first`` just used.
+
+    Raises:
+        SourceUnsupported: there is such a pooler in between.
+    """
+    served_by = backend(first)
+    if served_by == first.info.backend_pid:
+        return
+    with connect(connection) as second:
+        second.execute("BEGIN")
+        shared = backend(second) == served_by or backend(first) != served_by
+        second.execute("ROLLBACK")
+    if shared:
+        raise SourceUnsupported(
+            f"{connection.host}:{connection.port or 5432} is a pooler in transaction mode, "
+            "which cannot hold one snapshot",
+            "Connect to the server itself, or to a pool in session mode",
+        )
+
+
+def settings_script(server_version: int, snapshot: str, encoding: str) -> bytes:
+    """What psql has to run before it reads under the snapshot."""
+    lines = [
+        *statements(server_version),
+        "SET client_min_messages = error",
+        f"SET client_encoding = '{encoding}'",
+        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
+        f"SET TRANSACTION SNAPSHOT '{snapshot}'",
+    ]
+    return "".join(f"{line};\n" for line in lines).encode()

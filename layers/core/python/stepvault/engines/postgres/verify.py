@@ -1,0 +1,203 @@
+"""Compare a restored database with what the backup says of its content.
+
+Definitions: pg_dump's table of contents of the database against the backup's. Rows: the same
+COPY, counted and hashed, against the receipts. Sequences and large objects: value by value.
+"""
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import psycopg
+import zstandard
+from psycopg import Connection as Session
+
+from stepvault.engines.base import RestoreJob
+from stepvault.engines.postgres import failures, programs, selection, session, tables, target, toc
+from stepvault.engines.postgres.reader import Content, Reader, add_fingerprints
+from stepvault.engines.postgres.restore import read_toc
+from stepvault.engines.postgres.tables import Storage, Table
+from stepvault.models import StoredObject
+
+_SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
+_LARGE = re.compile(r"blob_(\d+)\.dat(\.zst)?")
+_BLOCK = 1 << 20
+#: Kinds that are not definitions, or that a restore is not asked to make.
+_PASSED_OVER = {
+    *(b"DATABASE", b"DATABASE PROPERTIES", b"TABLE DATA", b"SEQUENCE SET", b"BLOBS"),
+    *(b"BLOB METADATA", b"MATERIALIZED VIEW DATA", b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"),
+}
+
+
+def differences(job: RestoreJob) -> list[str]:
+    """See ``engines.base.Engine.differences``."""
+    archive = read_toc(job)
+    chosen = selection.choose(archive, job.options.only)
+    with target.connect(job) as opened:
+        try:
+            found = _rows(job, opened)
+            found += _sequences(opened, chosen)
+            if not job.options.only:
+                found += _definitions(job, chosen)
+                found += _large_objects(job, opened)
+        except psycopg.Error as error:
+            raise failures.from_server(error, "cannot compare the database") from error
+    return found
+
+
+def _rows(job: RestoreJob, opened: Session) -> list[str]:
+    """Counts and fingerprints of every table."""
+    expected: dict[str, list[StoredObject]] = {}
+    for stored in job.objects:
+        if "fingerprint" in stored.facts:
+            expected.setdefault(str(stored.facts["table"]), []).append(stored)
+    there = {t.label: t for t in tables.listed(opened) if t.schema != target.NOTES.encode()}
+    if job.options.only:
+        expected = {k: v for k, v in expected.items() if tables.matches(k, job.options.only)}
+        there = {k: v for k, v in there.items() if k in expected}
+    found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
+    seen = _contents(job, opened, [there[name] for name in sorted(expected.keys() & there.keys())])
+    for name, content in sorted(seen.items()):
+        rows = sum(o.rows or 0 for o in expected[name])
+        fingerprint = add_fingerprints([str(o.facts["fingerprint"]) for o in expected[name]])
+        if content.rows != rows:
+            found.append(f"table {name} holds {content.rows} rows instead of {rows}")
+        elif content.fingerprint != fingerprint:
+            found.append(f"table {name} holds other values in its {rows} rows")
+    return found
+
+
+def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapping[str, Content]:
+    """What the tables hold, read over the job's connections."""
+    sizes = tables.storage(opened, wanted)
+    pending: SimpleQueue[Table] = SimpleQueue()
+    for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
+        pending.put(table)
+    seen: dict[str, Content] = {}
+    errors: list[BaseException] = []
+    children = programs.Children()
+    statements = session.statements(opened.info.server_version)
+    encoding = session.text(_value(opened, "SHOW server_encoding"))
+    script = ";\n".join([*statements, f"SET client_encoding = '{encoding}'", ""]).encode()
+
+    def work() -> None:
+        reader = Reader(
+            children, target.address(job), job.scratch, script, database=target.name_of(job)
+        )
+        try:
+            while not errors:
+                table = pending.get_nowait()
+                content = Content()
+                for _ in reader.copy(_all_of(table, sizes[table.oid]), table.label, content):
+                    pass
+                seen[table.label] = content
+        except Empty:
+            pass
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            reader.close()
+
+    threads = [threading.Thread(target=work) for _ in range(max(1, job.connections))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return seen
+
+
+def _all_of(table: Table, storage: Storage) -> bytes:
+    return table.quoted + (b" (" + storage.columns + b")" if storage.columns else b"")
+
+
+def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
+    """Where each sequence stands."""
+    found = []
+    for entry in chosen:
+        match = _SETVAL.search(entry.definition or b"") if entry.kind == b"SEQUENCE SET" else None
+        if match is None:
+            continue
+        name = match[1].replace(b"''", b"'")
+        try:
+            row = opened.execute(b"SELECT last_value, is_called FROM " + name).fetchone()
+        except psycopg.errors.UndefinedTable:
+            found.append(f"{entry.label} is missing")
+            continue
+        if row != (int(match[2]), match[3] == b"true"):
+            found.append(f"{entry.label} stands at {row[0] if row else None}, not {int(match[2])}")
+    return found
+
+
+def _definitions(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
+    """What pg_dump says of the database against what it said of the source."""
+    folder = job.scratch / "compared"
+    dsn = programs.dsn(target.address(job), job.scratch, target.name_of(job))
+    options = ["-Fd", "-Znone", "--schema-only", "--no-sync", "--no-password", "--file"]
+    arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
+    programs.run(programs.Children(), target.address(job), arguments, job.remaining)
+    found = _defined(toc.read((folder / "toc.dat").read_bytes()).entries, job)
+    wanted = _defined(chosen, job)
+    lines = [f"{label} is missing" for label in sorted(wanted.keys() - found.keys())]
+    lines += [f"{label} is not in the backup" for label in sorted(found.keys() - wanted.keys())]
+    lines += [
+        f"{label} is defined otherwise"
+        for label in sorted(wanted.keys() & found.keys())
+        if sorted(wanted[label]) != sorted(found[label])
+    ]
+    return lines
+
+
+def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, list[bytes]]:
+    """Definitions, and owners where they matter, by kind and name."""
+    with_owner = job.options.owner == "keep"
+    defined: dict[str, list[bytes]] = {}
+    for entry in entries:
+        if entry.kind in _PASSED_OVER or b"LARGE OBJECT" in entry.tag:
+            continue
+        if not with_owner and entry.kind in (b"ACL", b"DEFAULT ACL"):
+            continue
+        owner = (entry.owner or b"") if with_owner else b""
+        defined.setdefault(entry.label, []).append((entry.definition or b"") + b"\0" + owner)
+    return defined
+
+
+def _large_objects(job: RestoreJob, opened: Session) -> list[str]:
+    """Every large object, by its bytes."""
+    found = []
+    for stored in job.objects:
+        match = _LARGE.fullmatch(stored.name)
+        if match is None:
+            continue
+        wanted = hashlib.sha256()
+        for block in _plain(job.read(stored), bool(match[2])):
+            wanted.update(block)
+        seen, offset = hashlib.sha256(), 0
+        try:
+            while block := _value(
+                opened, f"SELECT pg_catalog.lo_get({match[1]}, {offset}, {_BLOCK})"
+            ):
+                seen.update(block)
+                offset += len(block)
+        except psycopg.errors.UndefinedObject:
+            found.append(f"large object {match[1]} is missing")
+            continue
+        if seen.digest() != wanted.digest():
+            found.append(f"large object {match[1]} holds other bytes")
+    return found
+
+
+def _plain(blocks: Iterator[bytes], compressed: bool) -> Iterator[bytes]:
+    """pg_dump's data file without its compression."""
+    unpack: Any = zstandard.ZstdDecompressor().decompressobj() if compressed else None
+    for block in blocks:
+        yield unpack.decompress(block) if unpack else block
+
+
+def _value(opened: Session, query: str) -> Any:
+    row = opened.execute(query).fetchone()
+    return row[0] if row else None
