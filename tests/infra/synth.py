@@ -1,0 +1,130 @@
+"""Synthesizes the stack as ``cdk synth`` does and reads what came out."""
+
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+
+
+def synthesize(
+    config: Path, out: Path, *, check: bool = True, nag: bool = False, **context: str
+) -> subprocess.CompletedProcess[str]:
+    """Run the app on that configuration, with its cloud assembly in ``out``.
+
+    ``nag`` lets cdk-nag fail it, which takes most of a synth's time.
+    """
+    given = json.loads((ROOT / "cdk.json").read_text())["context"]
+    done = subprocess.run(
+        [sys.executable, "-m", "infra.app"],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "CDK_OUTDIR": str(out),
+            "CDK_VALIDATION": str(nag).lower(),
+            "CDK_CONTEXT_JSON": json.dumps(given | context | {"config": str(config)}),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@dataclass(frozen=True)
+class Template:
+    """A synthesized template, with CloudFormation's references flattened to ``<Id.Attribute>``."""
+
+    resources: dict[str, dict[str, Any]]
+    outputs: dict[str, Any]
+    report: dict[str, Any]
+    """What the validations found; empty when they did not run."""
+
+    @classmethod
+    def read(cls, out: Path) -> "Template":
+        raw = json.loads((out / "Stepvault.template.json").read_text())
+        report = out / "validation-report.json"
+        return cls(
+            {k: flatten(v) for k, v in raw["Resources"].items()},
+            flatten(raw["Outputs"]),
+            json.loads(report.read_text()) if report.exists() else {},
+        )
+
+    def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
+        """Properties by logical id."""
+        return {k: r["Properties"] for k, r in self.resources.items() if r["Type"] == kind}
+
+    def only(self, kind: str) -> dict[str, Any]:
+        (found,) = self.of_type(kind).values()
+        return found
+
+    @property
+    def functions(self) -> dict[str, dict[str, Any]]:
+        """Properties by the function's name without the stack's."""
+        return {
+            f["FunctionName"].removeprefix("Stepvault-"): f
+            for f in self.of_type("AWS::Lambda::Function").values()
+        }
+
+    def machine(self, name: str) -> dict[str, Any]:
+        """The definition of a state machine."""
+        for machine in self.of_type("AWS::StepFunctions::StateMachine").values():
+            if machine["StateMachineName"] == f"Stepvault-{name}":
+                return dict(json.loads(machine["DefinitionString"]))
+        raise AssertionError(f"no state machine {name}")
+
+    def statements(self, role: str) -> list[dict[str, Any]]:
+        """What the role with that logical id, or ``<id.Arn>``, allows."""
+        properties = self.resources[role.strip("<>").removesuffix(".Arn")]["Properties"]
+        assert "ManagedPolicyArns" not in properties
+        found = [s for p in properties["Policies"] for s in p["PolicyDocument"]["Statement"]]
+        assert all(s["Effect"] == "Allow" for s in found)
+        return found
+
+    @property
+    def roles(self) -> list[str]:
+        return list(self.of_type("AWS::IAM::Role"))
+
+    def may(self, role: str, action: str, resource: str) -> bool:
+        """Whether the role allows the action on the resource, as IAM matches patterns."""
+        return any(
+            any(fnmatch.fnmatchcase(action, a) for a in listed(s["Action"]))
+            and any(fnmatch.fnmatchcase(resource, r) for r in listed(s["Resource"]))
+            for s in self.statements(role)
+        )
+
+
+def flatten(value: Any) -> Any:
+    """CloudFormation's Join, GetAtt and Ref as plain text."""
+    match value:
+        case {"Fn::Join": [separator, parts]}:
+            return str(separator).join(flatten(p) for p in parts)
+        case {"Fn::GetAtt": [resource, attribute]}:
+            return f"<{resource}.{attribute}>"
+        case {"Ref": resource}:
+            return f"<{resource}>"
+        case dict():
+            return {k: flatten(v) for k, v in value.items()}
+        case list():
+            return [flatten(v) for v in value]
+    return value
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def states(definition: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every state of a machine, those inside Parallels and Maps too."""
+    for name, state in definition["States"].items():
+        yield name, state
+        for inner in [*state.get("Branches", []), state.get("ItemProcessor")]:
+            if inner:
+                yield from states(inner)

@@ -1,0 +1,229 @@
+"""The state machines, schedules, alarms and the dashboard."""
+
+import json
+import re
+from typing import Any
+
+from stepvault import errors
+from tests.infra.synth import ROOT, Template, listed, states
+
+
+def _tasks(definition: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {
+        n: s for n, s in states(definition) if s["Type"] == "Task" and ":::" not in s["Resource"]
+    }
+
+
+def test_the_backup_runs_in_the_order_drawn(everything: Template) -> None:
+    backup = everything.machine("backup")
+    order, name = [], backup["StartAt"]
+    while name:
+        order.append(name)
+        state = backup["States"][name]
+        name = state.get("Next") or state.get("Default")
+
+    assert order == ["Plan", "Fan out", "Seal", "Sealed?", "Prune", "Notify"]
+    assert backup["States"]["Sealed?"]["Choices"] == [
+        {"Variable": "$.status", "StringEquals": "incomplete", "Next": "Fan out"}
+    ]
+
+
+def test_both_maps_have_their_limits_and_tolerate_failures(everything: Template) -> None:
+    inside = dict(states(everything.machine("backup")))
+    maps = {s["Label"]: s for s in inside.values() if s["Type"] == "Map"}
+
+    assert {n: m["MaxConcurrency"] for n, m in maps.items()} == {"databases": 2, "files": 7}
+    for label, each in maps.items():
+        assert each["ItemProcessor"]["ProcessorConfig"] == {
+            "Mode": "DISTRIBUTED",
+            "ExecutionType": "STANDARD",
+        }
+        assert each["ToleratedFailurePercentage"] == 100
+        assert each["ItemReader"]["ReaderConfig"] == {"InputType": "JSONL"}
+        assert each["ItemReader"]["Parameters"]["Key.$"] == f"$.{label}.key"
+        assert each["ResultWriter"]["Parameters"]["Prefix"] == "runs/map-results"
+        assert each["ResultPath"] is None
+
+
+def test_a_restore_stops_at_the_first_failure(everything: Template) -> None:
+    maps = [s for _, s in states(everything.machine("restore")) if s["Type"] == "Map"]
+
+    assert [m["Label"] for m in maps] == ["before", "data", "after"] or len(maps) == 3
+    for each in maps:
+        assert each.get("ToleratedFailureCount", 0) == 0
+        assert "ToleratedFailurePercentage" not in each
+
+
+def test_every_choice_knows_what_else_to_do(everything: Template, minimal: Template) -> None:
+    for template in (everything, minimal):
+        for machine in ("backup", "restore"):
+            for name, state in states(template.machine(machine)):
+                assert state["Type"] != "Choice" or "Default" in state, name
+
+
+def test_every_call_retries_what_is_transient_and_nothing_else(everything: Template) -> None:
+    transient = {c.__name__ for c in errors.Transient.__subclasses__()}
+    permanent = {c.__name__ for c in errors.Permanent.__subclasses__()}
+    for machine in ("backup", "restore"):
+        calls = _tasks(everything.machine(machine))
+        assert calls
+        for name, call in calls.items():
+            (retry,) = call["Retry"]
+            ours = {e for e in retry["ErrorEquals"] if not e.startswith("Lambda.")}
+
+            assert ours == transient, name
+            assert not permanent & set(retry["ErrorEquals"])
+            assert (retry["IntervalSeconds"], retry["BackoffRate"], retry["MaxAttempts"]) == (
+                5,
+                2,
+                3,
+            )
+            assert (retry["JitterStrategy"], retry["MaxDelaySeconds"]) == ("FULL", 60)
+            assert call["TimeoutSeconds"] > 900
+
+
+def test_seal_hears_of_redrives(everything: Template) -> None:
+    given = everything.machine("backup")["States"]["Seal"]["Parameters"]
+
+    assert given["redrive_count.$"] == "$$.Execution.RedriveCount"
+    assert given["attempt.$"] == "$.attempt"
+    assert given["run_id.$"] == "$.run_id"
+
+
+def test_a_machine_may_call_its_own_functions_and_no_other(everything: Template) -> None:
+    machines = everything.of_type("AWS::StepFunctions::StateMachine").values()
+    for machine in machines:
+        allowed = {
+            resource
+            for statement in everything.statements(machine["RoleArn"])
+            if "lambda:InvokeFunction" in listed(statement["Action"])
+            for resource in listed(statement["Resource"])
+        }
+        called = {t["Resource"] for t in _tasks(json.loads(machine["DefinitionString"])).values()}
+
+        assert allowed == called
+
+
+def test_a_machine_may_redrive_its_maps(everything: Template) -> None:
+    for machine in everything.of_type("AWS::StepFunctions::StateMachine").values():
+        name = machine["StateMachineName"]
+        arn = "arn:<AWS::Partition>:states:<AWS::Region>:<AWS::AccountId>"
+        child = f"{arn}:execution:{name}/databases:1"
+
+        assert everything.may(machine["RoleArn"], "states:RedriveExecution", child)
+        assert everything.may(
+            machine["RoleArn"], "states:StartExecution", f"{arn}:stateMachine:{name}"
+        )
+        assert not everything.may(
+            machine["RoleArn"], "states:StartExecution", f"{arn}:stateMachine:other"
+        )
+
+
+def test_an_engine_that_was_not_deployed_is_refused_by_name(everything: Template) -> None:
+    inside = dict(states(everything.machine("backup")))
+    choice = inside["Which engine?"]
+
+    assert {c["StringEquals"] for c in choice["Choices"]} == {"postgres", "mysql", "sqlite"}
+    assert inside[choice["Default"]]["Error"] in {
+        c.__name__ for c in errors.Permanent.__subclasses__()
+    }
+
+
+def test_without_databases_there_is_no_map_for_them(minimal: Template) -> None:
+    inside = dict(states(minimal.machine("backup")))
+
+    assert [s["Label"] for s in inside.values() if s["Type"] == "Map"] == ["files"]
+    assert "Notify" not in inside
+
+
+def test_schedules_start_the_backup_with_their_sources(everything: Template) -> None:
+    schedules = {
+        json.loads(s["Target"]["Input"])["schedule"]: s
+        for s in everything.of_type("AWS::Scheduler::Schedule").values()
+    }
+    nightly, often = schedules["nightly"], schedules["often"]
+
+    assert nightly["ScheduleExpression"] == "cron(0 3 * * ? *)"
+    assert nightly["ScheduleExpressionTimezone"] == "Europe/Berlin"
+    assert json.loads(nightly["Target"]["Input"]) == {"schedule": "nightly"}
+    assert json.loads(often["Target"]["Input"]) == {
+        "schedule": "often",
+        "sources": ["shop", "blog"],
+    }
+    for schedule in (nightly, often):
+        assert schedule["FlexibleTimeWindow"] == {"Mode": "OFF"}
+        assert schedule["Target"]["DeadLetterConfig"]["Arn"]
+        role = everything.statements(schedule["Target"]["RoleArn"])
+        (start,) = [s for s in role if s["Action"] == "states:StartExecution"]
+        assert start["Resource"] == schedule["Target"]["Arn"]
+
+
+def test_without_schedules_there_is_no_queue(minimal: Template) -> None:
+    assert not minimal.of_type("AWS::Scheduler::Schedule")
+    assert not minimal.of_type("AWS::SQS::Queue")
+
+
+def _alarms(template: Template) -> dict[str, dict[str, Any]]:
+    return {
+        re.sub(r"^Alarms|[0-9A-F]{8}$", "", k): a
+        for k, a in template.of_type("AWS::CloudWatch::Alarm").items()
+    }
+
+
+def test_a_failed_run_raises_an_alarm(everything: Template) -> None:
+    alarms = _alarms(everything)
+    (topic,) = everything.of_type("AWS::SNS::Topic")
+
+    assert alarms["RunFailed"]["MetricName"] == "ExecutionsFailed"
+    assert alarms["RunTimedOut"]["MetricName"] == "ExecutionsTimedOut"
+    assert alarms["RunAborted"]["MetricName"] == "ExecutionsAborted"
+    assert {a["AlarmActions"][0] for a in alarms.values()} == {f"<{topic}>"}
+
+
+def test_a_missed_run_raises_an_alarm_after_the_schedules_window(everything: Template) -> None:
+    alarm = _alarms(everything)["Missedoften"]
+
+    assert alarm["Dimensions"] == [
+        {"Name": "schedule", "Value": "often"},
+        {"Name": "service", "Value": "stepvault"},
+    ]
+    assert (alarm["Period"], alarm["EvaluationPeriods"]) == (3600, 8)
+    assert alarm["TreatMissingData"] == "breaching"
+    assert alarm["ComparisonOperator"] == "LessThanThreshold"
+
+
+def test_the_memory_of_every_source_is_watched(everything: Template) -> None:
+    watched = {
+        next(d["Value"] for d in a["Dimensions"] if d["Name"] == "source")
+        for a in _alarms(everything).values()
+        if a.get("MetricName") == "PeakMemoryPercent"
+    }
+
+    assert watched == {"shop", "billing", "blog", "tickets", "uploads"}
+
+
+def test_every_metric_looked_at_is_one_that_the_functions_publish(everything: Template) -> None:
+    telemetry = (ROOT / "layers/core/python/stepvault/telemetry.py").read_text()
+    board = json.loads(everything.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
+    shown = {
+        line[1]
+        for widget in board["widgets"]
+        for line in widget["properties"].get("metrics", [])
+        if line[0] == "Stepvault"
+    }
+    alarmed = {
+        a["MetricName"]
+        for a in everything.of_type("AWS::CloudWatch::Alarm").values()
+        if a.get("Namespace") == "Stepvault"
+    }
+
+    assert {"Throughput", "SourcesSealed", "PeakMemoryPercent", "BackupBytes"} <= shown
+    for name in shown | alarmed:
+        written = "Bottleneck" if name.startswith("Bottleneck") else f'"{name}"'
+        assert written in telemetry, name
+
+
+def test_the_stack_tells_what_it_made(everything: Template) -> None:
+    assert {"VaultName", "BackupStateMachineArn", "RestoreStateMachineArn", "DashboardName"} <= set(
+        everything.outputs
+    )
