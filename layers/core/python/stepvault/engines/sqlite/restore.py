@@ -146,7 +146,7 @@ def _check_space(job: RestoreJob, chosen: list[StoredObject]) -> None:
     folder = target if target.is_dir() else target.parent
     if not folder.is_dir():
         raise TargetMissing(f"folder {folder} does not exist", "create it, or check the mount")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise SourceDenied(
             f"folder {folder} may not be written", "let the function's user write it"
         )

@@ -1,5 +1,6 @@
 """The streams of a source: one per database, read from its file, as a script, or from S3."""
 
+import sqlite3
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,13 @@ from stepvault.engines.sqlite.explain import cancelled, explained
 from stepvault.engines.sqlite.find import DatabaseFile, DatabaseObject, quoted
 from stepvault.engines.sqlite.freeze import Frozen, check_magic, frozen
 from stepvault.engines.sqlite.script import Script
-from stepvault.errors import ShortRead, SourceChanged, SourceCorrupt, SourceMissing
+from stepvault.errors import (
+    ShortRead,
+    SourceChanged,
+    SourceCorrupt,
+    SourceMissing,
+    SourceUnsupported,
+)
 
 
 @dataclass
@@ -55,6 +62,12 @@ class FileStream:
         if self.form == "file":
             yield from view.read()
             return
+        if not view.schema_readable:
+            raise SourceUnsupported(
+                f"SQLite {sqlite3.sqlite_version} cannot read the schema of {view.name}, which a "
+                "newer SQLite wrote, so it cannot write a script of it",
+                'set format = "file", which copies the pages as they are',
+            )
         script = Script(view.connection, view.name)
         pieces = script.read()
         while True:
