@@ -100,7 +100,7 @@ def prepare(stack: ExitStack, place: Path) -> str:
             pool.submit(lifelike.make_tickets, tickets),
             pool.submit(lifelike.make_files, uploads),
         ]
-        server = stack.enter_context(PostgresServer(directory=place / "postgres"))
+        server = stack.enter_context(PostgresServer())
         server.psql("CREATE DATABASE shop")
         url = server.url("shop")
         filling = pool.submit(lifelike.make_shop, url)

@@ -19,7 +19,13 @@ from stepvault import engines, keys, secrets
 from stepvault.catalog import Vault
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Counts, RestoreJob
-from stepvault.errors import ConfigInvalid, OutOfTime, RunNotFound, StepvaultError
+from stepvault.errors import (
+    ConfigInvalid,
+    OutOfTime,
+    RunNotFound,
+    StepvaultError,
+    TargetMissing,
+)
 from stepvault.models import (
     Config,
     DatabaseSettings,
@@ -81,8 +87,8 @@ def plan_restore(
         ConfigInvalid: no such target.
         TargetNotEmpty, TargetMissing: as the engine says.
     """
-    target = _target(config, request.target)
     manifest = find_manifest(vault, request.source, request.run_id)
+    target = _target(config, request)
     with _job(vault, manifest, target, request.options) as job:
         tasks = engines.find(manifest.engine).plan_restore(job)
     state: dict[str, Any] = {"restore_id": restore_id, "run_id": manifest.run_id}
@@ -133,7 +139,7 @@ def restore_here(
     Args:
         progress: told of raw bytes as they are put in place, by name of the object.
     """
-    target = _target(config, request.target)
+    target = _target(config, request)
     manifest = find_manifest(vault, request.source, request.run_id)
     engine = engines.find(manifest.engine)
     with _job(vault, manifest, target, request.options, progress=progress) as job:
@@ -156,7 +162,7 @@ def differences(
 ) -> tuple[Manifest, list[str]]:
     """Compare what was restored with what was backed up; one line per difference."""
     manifest = find_manifest(vault, request.source, request.run_id)
-    target = _target(config, request.target)
+    target = _target(config, request)
     with _job(vault, manifest, target, request.options) as job:
         return manifest, engines.find(manifest.engine).differences(job)
 
@@ -175,16 +181,27 @@ def find_manifest(vault: Vault, source: str, run: str) -> Manifest:
     return manifest
 
 
-def _target(config: Config | None, target: str | TargetSettings) -> TargetSettings:
-    if isinstance(target, TargetSettings):
-        return target
+def _target(config: Config | None, request: RestoreRequest) -> TargetSettings:
+    """The target itself. In a configured folder every source gets a folder of its own."""
+    if isinstance(request.target, TargetSettings):
+        return request.target
     targets = {t.name: t for t in config.targets} if config else {}
-    if target not in targets:
+    if (target := targets.get(request.target)) is None:
         raise ConfigInvalid(
-            f"No restore target named {target!r} is configured",
+            f"No restore target named {request.target!r} is configured",
             f"Known are: {', '.join(targets) or 'none'}; add a [[targets]] section and deploy",
         )
-    return targets[target]
+    if target.path is None:
+        return target
+    folder = Path(target.path, request.source)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TargetMissing(
+            f"Target {target.name!r}: {folder} cannot be made ({error.strerror})",
+            "Check the target's path and the function's mount",
+        ) from error
+    return target.model_copy(update={"path": str(folder)})
 
 
 @contextmanager
