@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
-from aws_lambda_powertools import Logger, Metrics, Tracer
-from aws_lambda_powertools.metrics import MetricUnit, single_metric
+from aws_lambda_powertools import Logger, Tracer
+from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from stepvault.deadline import Deadline
@@ -19,19 +19,17 @@ from stepvault.governor import Governor
 from stepvault.models import Receipt, Summary, Unit
 
 logger = Logger()
-metrics = Metrics()
 tracer = Tracer()
 
 Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 
 
 def observed(handler: Handler) -> Handler:
-    """Give a handler structured logs, flushed metrics and a trace.
+    """Give a handler structured logs and a trace.
 
     An error is logged with its class and passes on unchanged, so that Step Functions sees it.
     """
 
-    @metrics.log_metrics
     @logger.inject_lambda_context(clear_state=True)
     @tracer.capture_lambda_handler(capture_response=False)
     @wraps(handler)
@@ -40,10 +38,11 @@ def observed(handler: Handler) -> Handler:
             return handler(event, context)
         except StepvaultError as error:
             logger.error(str(error), error=type(error).__name__)
-            metrics.add_metric("Errors", MetricUnit.Count, 1)
+            _publish({}, Errors=(MetricUnit.Count, 1))
             raise
 
-    return run
+    observing: Handler = run
+    return observing
 
 
 def deadline(context: LambdaContext) -> Deadline:
@@ -56,7 +55,8 @@ def governor(unit: Unit) -> Governor:
 
     def warn(used: int, limit: int) -> None:
         logger.warning("memory is over 80 % of the limit", used=used, limit=limit)
-        _about(unit.source.name, unit.source.engine, "MemoryWarning", MetricUnit.Count, 1)
+        about = {"source": unit.source.name, "engine": unit.source.engine}
+        _publish(about, MemoryWarning=(MetricUnit.Count, 1))
 
     return Governor(memory_limit(), warn)
 
@@ -65,18 +65,17 @@ def report_unit(receipt: Receipt) -> dict[str, Any]:
     """Metrics and a log line of a stored unit; returns the function's small result."""
     seconds = max((receipt.ended - receipt.started).total_seconds(), 0.001)
     profile = receipt.profile
-    limit = memory_limit()
-    name, engine = receipt.source, receipt.engine
-    _about(name, engine, "RawBytes", MetricUnit.Bytes, receipt.raw_bytes)
-    _about(name, engine, "StoredBytes", MetricUnit.Bytes, receipt.stored_bytes)
-    _about(name, engine, "Seconds", MetricUnit.Seconds, seconds)
-    megabytes = receipt.raw_bytes / 1e6
-    _about(name, engine, "Throughput", MetricUnit.MegabytesPerSecond, megabytes / seconds)
-    if limit:
-        share = 100 * profile.peak_memory / limit
-        _about(name, engine, "PeakMemoryPercent", MetricUnit.Percent, share)
-    bottleneck = f"Bottleneck{profile.bottleneck.capitalize()}"
-    _about(name, engine, bottleneck, MetricUnit.Count, 1)
+    name = receipt.source
+    published = {
+        "RawBytes": (MetricUnit.Bytes, receipt.raw_bytes),
+        "StoredBytes": (MetricUnit.Bytes, receipt.stored_bytes),
+        "Seconds": (MetricUnit.Seconds, seconds),
+        "Throughput": (MetricUnit.MegabytesPerSecond, receipt.raw_bytes / 1e6 / seconds),
+        f"Bottleneck{profile.bottleneck.capitalize()}": (MetricUnit.Count, 1),
+    }
+    if limit := memory_limit():
+        published["PeakMemoryPercent"] = (MetricUnit.Percent, 100 * profile.peak_memory / limit)
+    _publish({"source": name, "engine": receipt.engine}, **published)
     tracer.put_annotation("source", name)
     tracer.put_annotation("bottleneck", profile.bottleneck)
     tracer.put_metadata("profile", profile.model_dump())
@@ -99,19 +98,24 @@ def report_unit(receipt: Receipt) -> dict[str, Any]:
 def report_run(summary: Summary) -> None:
     """Metrics of a whole run, for its alarms: sealed and failed sources, by schedule."""
     states: list[str] = [result.status for result in summary.sources]
-    for metric, state in (("SourcesSealed", "sealed"), ("SourcesFailed", "failed")):
-        metrics.add_metric(metric, MetricUnit.Count, states.count(state))
-        if summary.schedule:
-            with single_metric(metric, MetricUnit.Count, states.count(state)) as one:
-                one.add_dimension("schedule", summary.schedule)
+    counts = {
+        "SourcesSealed": (MetricUnit.Count, states.count("sealed")),
+        "SourcesFailed": (MetricUnit.Count, states.count("failed")),
+    }
+    _publish({}, **counts)
+    if summary.schedule:
+        _publish({"schedule": summary.schedule}, **counts)
     for result in summary.sources:
         if result.status == "sealed":
-            _about(
-                result.source, result.engine, "BackupBytes", MetricUnit.Bytes, result.stored_bytes
-            )
+            about = {"source": result.source, "engine": result.engine}
+            _publish(about, BackupBytes=(MetricUnit.Bytes, result.stored_bytes))
 
 
-def _about(source: str, engine: str, name: str, unit: MetricUnit, value: float) -> None:
-    with single_metric(name, unit, value) as metric:
-        metric.add_dimension("source", source)
-        metric.add_dimension("engine", engine)
+def _publish(dimensions: dict[str, str], **values: tuple[MetricUnit, float]) -> None:
+    """One EMF line; Powertools adds the service as a dimension."""
+    metrics = EphemeralMetrics()
+    for dimension, of in dimensions.items():
+        metrics.add_dimension(dimension, of)
+    for name, (unit, value) in values.items():
+        metrics.add_metric(name, unit, value)
+    metrics.flush_metrics()
