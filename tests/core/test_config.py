@@ -215,6 +215,7 @@ def test_a_wrong_schedule_is_told(tmp_path: Path, schedule: str, said: str) -> N
         ('[vault]\nbucket = "My_Bucket"', 'vault.bucket = "My_Bucket"'),
         ('[vault]\nkms_key_arn = "my-key"', "vault.kms_key_arn"),
         ('[network]\nsubnet_ids = ["subnet-1"]', "has no effect without network.vpc_id"),
+        ('[network]\nvpc_id = "vpc-1"', "has no effect without network.subnet_ids"),
         ('[notifications]\nemail = ["ops"]', 'notifications.email: "ops" is no address'),
         ('[[targets]]\nname = "t"', "targets.t: give exactly one of connection or path"),
     ],

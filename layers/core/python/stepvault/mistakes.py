@@ -411,6 +411,8 @@ def _deployment_mistakes(raw: dict[str, Any]) -> Iterator[str]:
     for address in emails if isinstance(emails, list) else []:
         if isinstance(address, str) and not re.fullmatch(r"[^@\s]+@[^@\s]+", address):
             yield f"notifications.email: {_shown(address)} is no address"
+    if network.get("vpc_id") and not network.get("subnet_ids"):
+        yield "network.vpc_id: has no effect without network.subnet_ids; name the subnets too"
     if not network.get("vpc_id"):
         for key in ("subnet_ids", "security_group_ids", "efs_access_point_arn"):
             if network.get(key):

@@ -196,7 +196,7 @@ class TargetSettings(Settings):
     connection: ConnectionSettings | None = None
     """A database server, with an account that may create."""
     path: str | None = None
-    """A directory that the functions can write."""
+    """A directory that the functions can write; every source gets a folder of its own there."""
 
     @model_validator(mode="after")
     def _one_place(self) -> "TargetSettings":
