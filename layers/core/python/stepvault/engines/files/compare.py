@@ -1,13 +1,12 @@
 """Proving a restore: the tree against the backup's index."""
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterator
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import index
-from stepvault.engines.files.holes import HoleDigest, runs_of
+from stepvault.engines.files.contents import content_hash
 from stepvault.engines.files.index import Line
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.selection import Selection
@@ -18,13 +17,13 @@ from stepvault.engines.files.xattrs import xattrs_at
 from stepvault.errors import TargetMissing
 from stepvault.models import FilesSource
 
-_BUFFER = 1 << 20
 _KINDS = {
     index.DIRECTORY: DIRECTORY,
     index.FILE: FILE,
     index.SPARSE: FILE,
     index.PIECE: FILE,
     index.HARD_LINK: FILE,
+    index.SPARSE_HARD_LINK: FILE,
     index.LINK: LINK,
 }
 
@@ -49,7 +48,8 @@ class _Comparison:
         self._metadata = job.source.preserve_metadata
         self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
         self._extras = selection.everything and not job.options.overwrite
-        self._everything = selection.everything
+        self._selection = selection
+        self._inodes: dict[tuple[bytes, int], tuple[int, int]] = {}
 
     def run(self, lines: Iterator[Line], entries: Iterator[Entry]) -> Iterator[str]:
         """Merge the two; both are in walk order."""
@@ -77,9 +77,8 @@ class _Comparison:
         if _KINDS[line.kind] != entry.kind:
             yield "of another kind"
             return
-        if line.kind == index.HARD_LINK:
+        if line.kind in index.HARD_LINKS and self._selection.wants(line.link, is_directory=False):
             yield from self._link(line, entry)
-            return
         if entry.kind == FILE:
             yield from self._content(lines, entry)
         elif entry.kind == LINK and self._target(entry) != line.link:
@@ -103,15 +102,16 @@ class _Comparison:
             yield "other extended attributes"
 
     def _link(self, line: Line, entry: Entry) -> Iterator[str]:
+        """The same file as its first name; where that is not there, as the name seen before."""
+        inode = (entry.status.st_dev, entry.status.st_ino)
         parent, name = split(line.link)
+        before = self._inodes.setdefault((line.link, line.offset), inode)
         try:
             first = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=False)
+            before = (first.st_dev, first.st_ino)
         except OSError:
-            first = None
-        if first is None or (first.st_dev, first.st_ino) != (
-            entry.status.st_dev,
-            entry.status.st_ino,
-        ):
+            pass
+        if inode != before:
             yield f"not the same file as {show(line.link)}"
 
     def _target(self, entry: Entry) -> bytes:
@@ -128,28 +128,7 @@ class _Comparison:
         descriptor = os.open(name, flags, dir_fd=self._tree.directory(parent))
         try:
             for one in lines:
-                if _hash(descriptor, one) != one.sha256:
+                if content_hash(descriptor, one) != one.sha256:
                     yield "other content"
         finally:
             os.close(descriptor)
-
-
-def _hash(descriptor: int, line: Line) -> bytes:
-    if line.kind == index.FILE:
-        digest = hashlib.sha256()
-        while data := os.read(descriptor, _BUFFER):
-            digest.update(data)
-        return digest.hexdigest().encode()
-    start, end = 0, line.size
-    if line.kind == index.PIECE:
-        start, end = map(int, line.link.split(b"-"))
-    holes = HoleDigest()
-    for offset, length in runs_of(descriptor, start, end):
-        at = offset
-        while at < offset + length:
-            data = os.pread(descriptor, min(_BUFFER, offset + length - at), at)
-            if not data:
-                break
-            holes.update(at, data)
-            at += len(data)
-    return holes.hexdigest()

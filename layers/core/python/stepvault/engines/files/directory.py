@@ -44,7 +44,7 @@ class DirectoryReader:
         self._notes = notes
         self._tree = Tree(source.path, follow=source.follow_symlinks)
         self._flags = _READ | (0 if source.follow_symlinks else os.O_NOFOLLOW)
-        self._noatime = os.O_NOATIME
+        self._memory = memoryview(bytearray(_BUFFER))
         self._first_names: dict[tuple[int, int], tuple[bytes, int]] = {}
 
     def close(self) -> None:
@@ -124,14 +124,14 @@ class DirectoryReader:
                 return None
             xattrs = xattrs_of(descriptor) if self._source.preserve_metadata else ()
             member = self._described(path, index.FILE, status, xattrs)
-            member.full_size = status.st_size
+            member.full_size, member.names = status.st_size, status.st_nlink
             if linked and (first := self._first_name(path, status)):
                 member.kind, member.link = index.HARD_LINK, first
                 return member
             open_file = _OpenFile(path, descriptor, status, self._notes)
             if part is None and status.st_size <= _SMALL and not open_file.may_have_holes:
                 member.size = status.st_size
-                member.content = open_file.whole()
+                member.content = open_file.whole(self._memory)
                 return member
             descriptor = -1  # the content closes it
             return _streamed(member, open_file, part)
@@ -141,7 +141,7 @@ class DirectoryReader:
 
     def _open(self, name: bytes, parent: int) -> int:
         try:
-            return os.open(name, self._flags | self._noatime, dir_fd=parent)
+            return os.open(name, self._flags | os.O_NOATIME, dir_fd=parent)
         except PermissionError:
             # Only a file's owner may leave its access time alone.
             return os.open(name, self._flags, dir_fd=parent)
@@ -203,20 +203,26 @@ class _OpenFile:
         allocated = status.st_blocks * 512
         self.may_have_holes = status.st_size >= _SPARSE_FROM and allocated < status.st_size
 
-    def whole(self) -> bytes:
+    def whole(self, memory: memoryview) -> bytes:
         """All of a small file, exactly as long as its status says."""
         size = self.status.st_size
-        data = os.read(self.descriptor, size) if size else b""
-        while len(data) < size:
-            more = os.read(self.descriptor, size - len(data))
+        if not size:
+            return b""
+        wanted = memory[:size]
+        if got := _read_cached(self.descriptor, wanted):
+            cached = got == size
+        else:
+            got, cached = os.preadv(self.descriptor, [wanted], 0), False
+        while got < size:
+            more = os.preadv(self.descriptor, [wanted[got:]], got)
             if not more:
-                data += bytes(size - len(data))
+                wanted[got:] = bytes(size - got)
                 break
-            data += more
+            got += more
         self.check()
-        if size:
+        if not cached:
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return data
+        return bytes(wanted)
 
     def check(self) -> None:
         """Note when the file is not what it was when it was opened."""
@@ -287,6 +293,17 @@ def _streamed(member: Member, file: _OpenFile, part: listing.Range | None) -> Me
         member.digest = digest.hexdigest
     member.content = file.content(runs, prefix, digest)
     return member
+
+
+def _read_cached(descriptor: int, memory: memoryview) -> int:
+    """Read what the page cache holds of the file's start; 0 if that is nothing or not told.
+
+    What was cached before us is somebody's working set and stays; what we bring in goes again.
+    """
+    try:
+        return os.preadv(descriptor, [memory], 0, os.RWF_NOWAIT)
+    except OSError:  # nothing cached, or a file system that does not say, such as NFS
+        return 0
 
 
 def _broken(path: bytes, error: OSError) -> SourceCorrupt:

@@ -29,7 +29,11 @@ COLUMNS = (
     "xattrs", "sha256", "link", "offset", "start", "end", "skip", "pack",
 )  # fmt: skip
 
-DIRECTORY, FILE, SPARSE, PIECE, LINK, HARD_LINK = b"d", b"f", b"s", b"p", b"l", b"h"
+DIRECTORY, FILE, SPARSE, PIECE, LINK = b"d", b"f", b"s", b"p", b"l"
+#: Another name of a file, and of a file with holes. Its place is that of the file itself, so that
+#: it can be read back even where the first name is not wanted.
+HARD_LINK, SPARSE_HARD_LINK = b"h", b"H"
+HARD_LINKS = (HARD_LINK, SPARSE_HARD_LINK)
 NONE = b"-"
 
 _FLUSH = 256 << 10
@@ -49,7 +53,8 @@ class Line(NamedTuple):
     inode: bytes
     """Inode number; of an S3 object its ETag."""
     kind: bytes
-    """f file, s file with holes, p piece of a file, d directory, l symbolic link, h hard link."""
+    """f file, s file with holes, p piece of a file, d directory, l symbolic link, h or H hard link
+    to one of the first two."""
     mode: int
     uid: int
     gid: int
@@ -58,7 +63,7 @@ class Line(NamedTuple):
     sha256: bytes
     """Of the member's content (of a file with holes: the map and the data), ``-`` if it has none."""
     link: bytes
-    """Where a link points; of a piece its range; else empty."""
+    """Where a link points; of a hard link the file's first name; of a piece its range; else empty."""
     offset: int
     """Where the member begins in the unpacked pack."""
     start: int

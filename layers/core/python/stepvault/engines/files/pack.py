@@ -53,6 +53,8 @@ class Member:
     """Full size of a member with holes; its content begins with their map."""
     name: bytes | None = None
     """Its name in the archive, if not the path."""
+    names: int = 1
+    """Hard links that the file has."""
     digest: Callable[[], bytes] | None = None
     """Gives the content's hash once it was read, where that is not the plain one."""
 
@@ -123,6 +125,7 @@ class Pack:
         self._raw = 0
         self._frame = 0
         self._files = 0
+        self._firsts: dict[bytes, tuple[bytes, bytes, int]] = {}
 
     def read(self) -> Iterator[Buffer | EndFrame]:
         """The archive; frames end between members."""
@@ -149,7 +152,7 @@ class Pack:
     def _add(self, member: Member, content: bytes) -> None:
         """A member small enough to be held whole."""
         digest = hashlib.sha256(content).hexdigest().encode() if _has_content(member) else NONE
-        self._note(member, digest)
+        self._note(member, digest, self._raw)
         head = _header(member)
         padding = tar.padding(len(content))
         self._held += head
@@ -157,9 +160,7 @@ class Pack:
         self._held += padding
         self._grow(len(head) + len(content) + len(padding))
 
-    def _stream(
-        self, member: Member, content: Iterator[Buffer]
-    ) -> Generator[Buffer | EndFrame]:
+    def _stream(self, member: Member, content: Iterator[Buffer]) -> Generator[Buffer | EndFrame]:
         """A member read bit by bit; a large one begins a frame, so that it can be left unread."""
         if self._frame and member.size > FRAME // 4:
             yield self._flush()
@@ -183,24 +184,29 @@ class Pack:
         self._note(member, digest, draft_at)
         self._grow(read + len(self._held))
 
-    def _note(self, member: Member, digest: bytes, offset: int | None = None) -> None:
+    def _note(self, member: Member, digest: bytes, offset: int) -> None:
         """Write the member's line for the index."""
-        meta = member.meta
-        self._files += member.kind != index.DIRECTORY
+        meta, kind = member.meta, member.kind
+        self._files += kind != index.DIRECTORY
+        if kind == index.HARD_LINK:
+            kind, digest, offset = self._firsts[member.link]
+        elif member.names > 1:
+            linked = index.SPARSE_HARD_LINK if kind == index.SPARSE else index.HARD_LINK
+            self._firsts[member.path] = linked, digest, offset
         self.drafts.add(
             b"%s%s\t%o\t%d\t%d\t%s\t%s\t%s\t%d\n"
             % (
                 index.signature(
                     member.path, member.full_size, member.mtime_ns, member.ctime_ns, member.inode
                 ),
-                member.kind,
+                kind,
                 meta.mode,
                 meta.uid,
                 meta.gid,
                 index.xattrs_digest(member.xattrs) if member.xattrs else NONE,
                 digest,
                 index.escape(member.link),
-                self._raw if offset is None else offset,
+                offset,
             )
         )
 

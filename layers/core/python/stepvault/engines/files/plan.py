@@ -16,6 +16,8 @@ from itertools import chain, groupby
 from stepvault.batching import Batch, Item, balance, consecutive
 from stepvault.engines.base import WHOLE, PlanJob, UnitDraft
 from stepvault.engines.files import listing
+from stepvault.engines.files.content import SameContent
+from stepvault.engines.files.earlier import CARRIED, Earlier, usable
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.spool import Records, Spool
 from stepvault.engines.files.tree import Tree
@@ -44,7 +46,7 @@ def plan(job: PlanJob) -> Iterator[UnitDraft]:
     source: FilesSource = job.source
     notes = Notes()
     with Tree(source.path, follow=source.follow_symlinks) as tree, closing(Sorted()) as links:
-        laid = _LaidAside(job, links)
+        laid = _LaidAside(job, links, tree)
         laid.take(walk(tree, source, notes))
     yield from _with_warnings(laid.units(), notes)
 
@@ -104,8 +106,12 @@ class _Laid:
 class _LaidAside:
     """What the walk found, sorted into items, directories and linked files."""
 
-    def __init__(self, job: PlanJob, links: Sorted) -> None:
+    def __init__(self, job: PlanJob, links: Sorted, tree: Tree) -> None:
         self._job = job
+        previous = usable(job.previous, job.source)
+        self._earlier = Earlier(previous) if previous else None
+        self._same = SameContent(tree) if job.source.compare == "content" else None
+        self._carried = Records(b"\n")
         self._links = links
         self._spool = Spool()
         self._directories = Records(listing.END)
@@ -113,11 +119,26 @@ class _LaidAside:
 
     def take(self, entries: Iterable[Entry]) -> None:
         caps = (self._job.batch_bytes, self._job.batch_files)
+        entries = self._changed(entries, self._earlier) if self._earlier else entries
         for item, records in consecutive(self._plain(entries), *caps):
             self._lay(item, records, linked=False)
         for item, groups in consecutive(self._links.groups(), *caps):
             records = sorted(chain.from_iterable(groups), key=_key)
             self._lay(Item(item.bytes, len(records)), records, linked=True)
+
+    def _changed(self, entries: Iterable[Entry], earlier: Earlier) -> Iterator[Entry]:
+        """The entries that the earlier backup does not hold; the lines of the others are carried."""
+        for entry in entries:
+            lines = (
+                self._same.lines(entry, earlier.lines(entry.path))
+                if self._same
+                else earlier.unchanged(entry)
+            )
+            if not lines:
+                yield entry
+                continue
+            earlier.carry(lines, stored_bytes(entry))
+            self._carried.extend(line + b"\n" for line in lines)
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
         """Sizes and records of what can go into any batch; the rest is laid aside."""
@@ -142,13 +163,16 @@ class _LaidAside:
         few = self._directories.count <= self._job.batch_files
         if len(batches) <= 1 and few and sum(b.bytes for b in batches) <= _ONE_PACK:
             yield from self._one_pack(batches)
-            return
-        for number, batch in enumerate(batches, 1):
-            head = listing.Head(unit=f"{number:04d}", streams=STREAMS)
-            yield head, self._records(batch), batch.bytes, batch.files
-        if self._directories.count:
-            head = listing.Head(unit=DIRECTORIES)
-            yield head, self._directories.chunks(), 0, 0
+        else:
+            for number, batch in enumerate(batches, 1):
+                head = listing.Head(unit=f"{number:04d}", streams=STREAMS)
+                yield head, self._records(batch), batch.bytes, batch.files
+            if self._directories.count:
+                head = listing.Head(unit=DIRECTORIES)
+                yield head, self._directories.chunks(), 0, 0
+        if self._earlier and self._carried.count:
+            head = listing.Head(unit=CARRIED, carried=True, packs=self._earlier.packs())
+            yield head, self._carried.chunks(), 0, self._carried.count
 
     def _one_pack(
         self, batches: list[Batch]

@@ -33,6 +33,7 @@ from stepvault.errors import (
 )
 from stepvault.models import RestoreTask, StoredObject
 
+_HOLES = (index.SPARSE, index.PIECE, index.SPARSE_HARD_LINK)
 _STAGING = ".stepvault-restore-"
 #: Below this share of a pack, only the frames that are needed are read.
 _RANGES_BELOW = 0.5
@@ -145,7 +146,7 @@ class _Work:
             line = index.parse(raw)
             if line.kind in (index.FILE, index.SPARSE, index.LINK):
                 self._target.put(b"%d" % number, self._target.directory(folder), line.path)
-            count += line.kind not in (index.DIRECTORY, index.PIECE)
+            count += line.kind in (index.FILE, index.SPARSE, index.LINK)
         return Counts(files=count)
 
     def _make_private(self, folder: bytes) -> None:
@@ -169,6 +170,12 @@ class _Work:
                 directory = self._target.directory(folder)
                 os.symlink(line.link, name, dir_fd=directory)
                 self._metadata.apply_to_link(directory, name.decode(), line, xattrs)
+            case index.HARD_LINK | index.SPARSE_HARD_LINK:
+                links = self._staging + b"/links"
+                self._make_private(links)
+                with suppress(FileNotFoundError):
+                    os.unlink(_orphan(line), dir_fd=self._target.directory(links))
+                self._stage_file(member, links, _orphan(line), stored)
             case index.DIRECTORY if xattrs:
                 self._stage_directory(line, xattrs)
             case _:
@@ -214,7 +221,7 @@ class _Work:
     def finish(self) -> Counts:
         """Hard links, pieces, directories; removes the staging folder."""
         above: list[Line] = []
-        links = 0
+        made = 0
         for raw in self._backup.all_lines(self._selection):
             line = index.parse(raw)
             while above and not _within(line.path, above[-1].path):
@@ -223,11 +230,10 @@ class _Work:
                 case index.DIRECTORY:
                     self._target.make(line.path)
                     above.append(line)
-                case index.HARD_LINK:
-                    self._link(line)
-                    links += 1
+                case index.HARD_LINK | index.SPARSE_HARD_LINK:
+                    made += self._link(line)
                 case index.PIECE:
-                    links += self._join(line)
+                    made += self._join(line)
                 case _:
                     pass
         root = above[0] if above and above[0].path == ROOT else None
@@ -237,7 +243,7 @@ class _Work:
         self._target.remove(self._staging)
         if root:
             self._metadata.apply(self._target.directory(ROOT), root, xattrs)
-        return Counts(files=links)
+        return Counts(files=made)
 
     def _finish_directory(self, line: Line) -> None:
         self._metadata.apply(self._target.directory(line.path), line, self._kept_xattrs(line.path))
@@ -249,27 +255,32 @@ class _Work:
             return ()
         return xattrs_of(kept)
 
-    def _link(self, line: Line) -> None:
-        """Another name of a file that is in place."""
-        from_directory, from_name = self._target.parent(line.link)
-        staged = _hidden(line.path)
-        self._make_private(self._staging)
-        folder = self._target.directory(self._staging)
-        with suppress(FileNotFoundError):
-            os.unlink(staged, dir_fd=folder)
+    def _link(self, line: Line) -> int:
+        """Give a file another name; 0 if an earlier attempt came to the end."""
         try:
-            os.link(
-                from_name,
-                staged,
-                src_dir_fd=from_directory,
-                dst_dir_fd=folder,
-                follow_symlinks=False,
-            )
+            staging = self._target.directory(self._staging)
+        except FileNotFoundError:
+            return 0
+        place, first = self._first_name(line)
+        name = _hidden(line.path)
+        with suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=staging)
+        try:
+            os.link(first, name, src_dir_fd=place, dst_dir_fd=staging, follow_symlinks=False)
         except FileNotFoundError as error:
             raise BackupTampered(
                 f"{show(line.path)!r} is a hard link to {show(line.link)!r}, which the backup lacks"
             ) from error
-        self._target.put(staged, folder, line.path)
+        self._target.put(name, staging, line.path)
+        return 1
+
+    def _first_name(self, line: Line) -> tuple[int, bytes]:
+        """Directory and name of the file; in the staging folder if its first name is not wanted."""
+        with suppress(FileNotFoundError):
+            links = self._target.directory(self._staging + b"/links")
+            os.stat(_orphan(line), dir_fd=links)
+            return links, _orphan(line)
+        return self._target.parent(line.link)
 
     def _join(self, line: Line) -> int:
         """Give a file that came in pieces its name; 0 if it has it already."""
@@ -298,7 +309,7 @@ def _write(
         runs, taken = tar.read_sparse_map(member.feed.exactly)
         left -= taken
         _grow(descriptor, start + header.sparse_size)
-    holes = HoleDigest() if line.kind in (index.SPARSE, index.PIECE) else None
+    holes = HoleDigest() if line.kind in _HOLES else None
     plain = hashlib.sha256()
     for offset, length in runs:
         at, end = start + offset, start + offset + length
@@ -328,6 +339,11 @@ def _grow(descriptor: int, size: int) -> None:
 
 def _hidden(path: bytes) -> bytes:
     return hashlib.sha256(path).hexdigest()[:32].encode()
+
+
+def _orphan(line: Line) -> bytes:
+    """Staging name of a file of which only later names are wanted."""
+    return _hidden(line.link + b"\0%d" % line.offset)
 
 
 def _within(path: bytes, directory: bytes) -> bool:

@@ -1,5 +1,6 @@
 """A backup's packs and indexes, found among its objects and verified before use."""
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
 
 from stepvault.engines.files import index
@@ -73,17 +74,32 @@ class Backup:
     def lines_of(
         self, index_object: StoredObject, pack: StoredObject, selection: Selection
     ) -> Lines:
-        """The wanted lines of one pack, ascending by offset, proved to be what was stored."""
+        """The wanted lines of one pack, ascending by offset, proved to be what was stored.
+
+        A hard link is among them only if the file's first name is not: then its content is
+        needed, once for all its names.
+        """
         named, lines = index.read(self._read(index_object))
         number = next(
             n for n, p in named.items() if (p.get("run_id"), p["name"]) == (pack.run_id, pack.name)
         )
         end = b"\t%d" % number
-        kept = Lines()
+        kept, orphans = Lines(), dict[int, bytes]()
         for line in selection.of(lines):
             if line.endswith(end):
-                kept.add(line)
-        return kept
+                if line.split(b"\t", 6)[5] in index.HARD_LINKS:
+                    orphans.setdefault(_offset(line), line)
+                else:
+                    kept.add(line)
+        if orphans:
+            for line in kept:
+                orphans.pop(_offset(line), None)
+        if not orphans:
+            return kept
+        both = Lines()
+        for line in heapq.merge(kept, sorted(orphans.values(), key=_offset), key=_offset):
+            both.add(line)
+        return both
 
     def all_lines(self, selection: Selection) -> Iterator[bytes]:
         """All wanted lines in walk order, proved to be what was stored."""
@@ -95,3 +111,7 @@ class Backup:
             )
             kept.append(records)
         return index.merged(kept) if kept else iter(())
+
+
+def _offset(line: bytes) -> int:
+    return int(line.rsplit(b"\t", 5)[1])

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from stepvault.engines.base import WHOLE, Job, Snapshot
 from stepvault.engines.files import listing, plan
+from stepvault.engines.files.carried import CarriedUnit
 from stepvault.engines.files.directory import DirectoryReader
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.pack import PackedUnit
@@ -26,6 +27,9 @@ def open_unit(job: Job) -> Iterator[Snapshot]:
             head, records = listing.Head(unit=WHOLE), plan.whole(source, tree, notes)
         else:
             head, chunks = listing.open_listing(job.listing)
+            if head.carried:
+                yield CarriedUnit(head, chunks)
+                return
             records = listing.records(chunks)
         yield PackedUnit(
             head,
