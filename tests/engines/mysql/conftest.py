@@ -24,3 +24,11 @@ def server() -> Iterator[MariaDb]:
         )
         data.make(server, "shop", data.SHOP + data.WIDE)
         yield server
+
+
+@pytest.fixture(scope="session")
+def other() -> Iterator[MariaDb]:
+    """A second server, without a binary log and with small packets; tests make its databases."""
+    with MariaDb(["--max-allowed-packet=4M"]) as server:
+        server.sql("SET GLOBAL log_bin_trust_function_creators=1")
+        yield server

@@ -167,6 +167,7 @@ def contents(server: MariaDb, database: str) -> dict[str, Any]:
         quoted = "`" + name.replace("`", "``") + "`"
         what = {"VIEW": "VIEW", "SEQUENCE": "SEQUENCE"}.get(kind, "TABLE")
         text = re.sub(r" AUTO_INCREMENT=\d+", "", ask(f"SHOW CREATE {what} {quoted}")[0][1])
+        text = text.replace(f"nextval(`{database}`.", "nextval(")
         found[f"{kind} {name}"] = text
         if what == "TABLE":
             found[f"rows of {name}"] = _rows(ask, quoted, text)

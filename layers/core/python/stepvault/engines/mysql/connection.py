@@ -40,8 +40,6 @@ SQL_MODE = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
 _SETTINGS = (
     f"sql_mode='{SQL_MODE}'",
     "time_zone='+00:00'",
-    f"lock_wait_timeout={LOCK_WAIT}",
-    f"innodb_lock_wait_timeout={LOCK_WAIT}",
     "wait_timeout=28800",
     "net_read_timeout=3600",
     "net_write_timeout=3600",  # a slow vault holds the reader back, not the server's patience
@@ -111,6 +109,10 @@ class Session:
         with self.errors():
             self._driver._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]
         return self._driver._sock  # type: ignore[attr-defined,no-any-return]
+
+    def wait_for_locks(self, seconds: int) -> None:
+        """How long a statement waits for a lock before it fails."""
+        self.run(f"SET SESSION lock_wait_timeout={seconds}, innodb_lock_wait_timeout={seconds}")
 
     def cut(self) -> None:
         """Break the connection from another thread: whoever reads from it gets an error."""
@@ -185,6 +187,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
     session = Session(driver, address)
     try:
         session.run("SET SESSION " + ", ".join(_SETTINGS))
+        session.wait_for_locks(LOCK_WAIT)
         for setting in _OPTIONAL_SETTINGS:
             with suppress(pymysql.Error), driver.cursor() as cursor:
                 cursor.execute(f"SET SESSION {setting}")
@@ -239,7 +242,7 @@ _MEANING: dict[int, tuple[type[StepvaultError], str]] = {
         ((1049,), SourceMissing, "Check the database's name"),
         ((2026,), SourceUnreachable, "Check the connection's tls and tls_ca against the server's certificate"),
         (
-            (2002, 2003, 2005, 2006, 2013, 2055, 1053, 1077, 1079, 1080, 1927, 1317, 1152, 1158, 1159, 1160, 1161),
+            (0, 2002, 2003, 2005, 2006, 2013, 2055, 1053, 1077, 1079, 1080, 1927, 1317, 1152, 1158, 1159, 1160, 1161),
             SourceUnreachable,
             "Check that the server runs and that host, port, security group and route let us in",
         ),

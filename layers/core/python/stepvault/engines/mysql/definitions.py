@@ -95,7 +95,9 @@ def create_table(session: Session, table: Table) -> str:
         said = session.one(f"SHOW CREATE {kind} {table.sql}")
         if not said:
             raise SourceChanged(f"{table.kind} {table.label} has gone", "Try again")
-        return str(said[1])
+        # A default such as nextval(`shop`.`numbers`) has to mean the restored sequence.
+        here = re.escape(quote(table.database))
+        return re.sub(rf"\b((?:next|last)val\(){here}\.", r"\1", str(said[1]))
 
 
 def sequence(session: Session, table: Table, definition: str) -> list[str]:
@@ -154,7 +156,20 @@ def triggers(session: Session, table: Table) -> Iterator[tuple[str, list[str]]]:
     ):
         # trigger, sql_mode, statement, character_set_client, collation_connection, …
         said = session.one(f"SHOW CREATE TRIGGER {quote(table.database)}.{quote(name)}")
-        yield name, [f"DROP TRIGGER IF EXISTS {quote(name)}", *_modes(said[1], said[4]), said[2]]
+        text = _unqualified(said[2], table.database)
+        yield name, [f"DROP TRIGGER IF EXISTS {quote(name)}", *_modes(said[1], said[4]), text]
+
+
+def _unqualified(trigger: str, database: str) -> str:
+    """A trigger's text as it was typed, without the database's name in its head."""
+    here = rf"(?:{re.escape(quote(database))}|{re.escape(database)})\s*\.\s*"
+    head = re.compile(
+        rf"(?P<one>TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:{here})?"
+        r"(?P<two>(?:`(?:[^`]|``)*`|[^\s`]+)\s+(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s+)"
+        rf"(?:{here})?",
+        re.IGNORECASE,
+    )
+    return head.sub(r"\g<one>\g<two>", trigger, count=1)
 
 
 def routines(session: Session, database: str) -> Iterator[tuple[str, str, list[str]]]:
@@ -167,7 +182,7 @@ def routines(session: Session, database: str) -> Iterator[tuple[str, str, list[s
         "SELECT routine_type, routine_name FROM information_schema.routines"
         f" WHERE routine_schema = {literal(database)}"
         # A package needs its head before its body; both before what calls them.
-        " ORDER BY FIELD(routine_type, 'PACKAGE', 'PACKAGE BODY') DESC, routine_type, routine_name"
+        " ORDER BY routine_type NOT LIKE 'PACKAGE%', routine_type, routine_name"
     ):
         # name, sql_mode, statement, character_set_client, collation_connection, …
         said = session.one(f"SHOW CREATE {kind} {quote(database)}.{quote(name)}")

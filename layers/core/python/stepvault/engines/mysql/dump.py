@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts, Job, Stored, Stream
-from stepvault.engines.mysql import definitions
+from stepvault.engines.mysql import definitions, privileges
 from stepvault.engines.mysql.connection import Session, blocking, connect, quote, server_of
 from stepvault.engines.mysql.inventory import Table, databases, matches, tables
 from stepvault.engines.mysql.rows import Sums, statements
@@ -142,6 +142,8 @@ class MySqlSnapshot:
     def _open(self) -> None:
         control = self._connect()
         self._databases = databases(control, self._source.databases, self._connection.database)
+        for database in self._databases:
+            self._check_privileges(control, database)
         for _ in range(3):
             self._contents = self._take_inventory(control)
             moment = self._freeze(control)
@@ -168,6 +170,20 @@ class MySqlSnapshot:
             "position": position,
         }
         log.info("mysql: snapshot by %s on %d connections", moment.way, self.parallel)
+
+    def _check_privileges(self, control: Session, database: str) -> None:
+        """Refuse to back up what may be only a part; tables named one by one are seen or missed."""
+        if self._source.tables:
+            return
+        needed = {"SELECT"}
+        if self._source.with_schema:
+            needed |= {"SHOW VIEW", "TRIGGER", "EVENT"}
+            if not privileges.sees_routines(control, database):
+                self.warnings.append(
+                    f"functions and procedures of {database} that this user may not see are not here; "
+                    "grant SELECT ON mysql.proc (MariaDB) or SHOW_ROUTINE (MySQL)"
+                )
+        privileges.check(control, database, needed)
 
     def _connect(self) -> Session:
         session = connect(self._connection)

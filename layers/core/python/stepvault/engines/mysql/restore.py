@@ -19,6 +19,7 @@ from stepvault.errors import (
     BackupTampered,
     ConfigInvalid,
     OutOfTime,
+    Permanent,
     SourceUnsupported,
     StepvaultError,
     TargetMissing,
@@ -286,10 +287,22 @@ def _load(job: RestoreJob, session: Session, database: str, stored: StoredObject
 
 def _insert_all(job: RestoreJob, session: Session, stored: StoredObject, label: str) -> int:
     """Run an object's statements; returns the rows they made, as many as the backup counted."""
+    chunks = iter(job.read(stored))
+    try:
+        return _run_all(job, session, stored, label, chunks)
+    except Permanent:
+        for _ in chunks:  # a damaged object makes bad SQL: read on, so that it says so by itself
+            pass
+        raise
+
+
+def _run_all(
+    job: RestoreJob, session: Session, stored: StoredObject, label: str, chunks: Iterator[bytes]
+) -> int:
     limit = int(session.one("SELECT @@max_allowed_packet")[0])
     insert = f"INSERT INTO {quote(stored.facts['name'])} ".encode()
     rows = done = 0
-    for statement in _statements(job.read(stored), stored.name):
+    for statement in _statements(chunks, stored.name):
         if not statement.startswith(insert):
             if statement.decode("utf-8", "replace") not in definitions.SETTINGS:
                 raise BackupTampered(f"{stored.name} holds a statement that no backup writes")

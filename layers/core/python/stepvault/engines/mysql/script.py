@@ -17,7 +17,7 @@ _HEAD = r"""#!/bin/sh
 set -eu
 cd "$(dirname "$0")"
 client=$(command -v mariadb || command -v mysql) || { echo "no mysql client found" >&2; exit 1; }
-run() { "$client" "$@" --default-character-set=utf8mb4 --binary-mode --max-allowed-packet=1G; }
+run() { "$client" "$@" --default-character-set=utf8mb4 --binary-mode --comments --max-allowed-packet=1G; }
 check() { zstd -tq "$1" || { echo "$1 is damaged" >&2; exit 1; }; }
 # define DATABASE FILE: statements end with the delimiter, routines keep their lines' ends.
 define() {

@@ -119,7 +119,7 @@ def _by_table_locks(
 
 def _under(control: Session, lock: str, sessions: Sequence[Session]) -> dict[str, Any]:
     """Hold the lock just while all begin."""
-    control.run("SET SESSION lock_wait_timeout=1")
+    control.wait_for_locks(1)
     until = time.monotonic() + _PATIENCE
     try:
         while True:
@@ -136,7 +136,7 @@ def _under(control: Session, lock: str, sessions: Sequence[Session]) -> dict[str
     finally:
         with suppress(StepvaultError):
             control.run("UNLOCK TABLES")
-        control.run(f"SET SESSION lock_wait_timeout={LOCK_WAIT}")
+        control.wait_for_locks(LOCK_WAIT)
 
 
 def _position_of(session: Session) -> dict[str, Any]:

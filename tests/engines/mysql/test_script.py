@@ -1,0 +1,95 @@
+"""The backup outlives Stepvault: its own script and the plain client restore it."""
+
+import os
+import subprocess
+from pathlib import Path
+
+from examples.demo.mariadb_server import MariaDb
+from tests.engines.driver import back_up
+from tests.engines.mysql import data
+from tests.engines.mysql.test_contract import MariaDbRig
+
+
+def run_script(folder: Path, server: MariaDb) -> subprocess.CompletedProcess[str]:
+    address = ["-h", server.host, "-P", str(server.port), "-u", server.user]
+    return subprocess.run(
+        ["sh", str(folder / "restore.sh"), *address],
+        env=os.environ | {"MYSQL_PWD": server.password},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_script_restores_everything_with_the_plain_client(
+    server: MariaDb, other: MariaDb, tmp_path: Path
+) -> None:
+    rig = MariaDbRig(server)
+    back_up(rig.engine, rig.filled(), tmp_path, **rig.job(None))
+    other.sql("DROP DATABASE IF EXISTS shop")
+    done = run_script(tmp_path, other)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert data.contents(other, "shop") == data.contents(server, "shop")
+
+
+def test_the_script_stops_at_a_damaged_file(
+    server: MariaDb, other: MariaDb, tmp_path: Path
+) -> None:
+    rig = MariaDbRig(server)
+    back_up(rig.engine, rig.filled(), tmp_path, **rig.job(None))
+    file = tmp_path / "shop.orders.00000.sql.zst"
+    file.write_bytes(file.read_bytes()[:-20])
+    other.sql("DROP DATABASE IF EXISTS shop")
+    done = run_script(tmp_path, other)
+    assert done.returncode != 0
+    assert "shop.orders.00000.sql.zst is damaged" in done.stderr
+    assert other.sql("SELECT COUNT(*) FROM shop.orders") == [(0,)]
+
+
+def test_myloader_of_debian_restores_the_tables(
+    server: MariaDb, other: MariaDb, tmp_path: Path
+) -> None:
+    """It is version 0.10, which knows gzip but not zstd, and no sequences or view order."""
+    rig = MariaDbRig(server)
+    never = ["numbered", "numbers", "above", "mid", "zz_base"]
+    source = rig.source("shop", exclude_tables=never)
+    back_up(rig.engine, source, tmp_path, **rig.job(source))
+    old = tmp_path / "gz"
+    old.mkdir()
+    for file in tmp_path.glob("*.zst"):
+        plain = subprocess.run(["zstd", "-dcq", str(file)], stdout=subprocess.PIPE, check=True)
+        packed = subprocess.run(
+            ["gzip", "-1"], input=plain.stdout, stdout=subprocess.PIPE, check=True
+        )
+        (old / f"{file.stem}.gz").write_bytes(packed.stdout)
+    (old / "metadata").write_bytes((tmp_path / "metadata").read_bytes())
+    other.sql("DROP DATABASE IF EXISTS shop", "CREATE DATABASE shop")
+    done = subprocess.run(
+        [
+            "myloader",
+            "-d",
+            str(old),
+            "-h",
+            other.host,
+            "-P",
+            str(other.port),
+            "-u",
+            other.user,
+            "-p",
+            other.password,
+            "-v",
+            "2",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert "CRITICAL" not in done.stderr
+    found, expected = data.contents(other, "shop"), data.contents(server, "shop")
+    # It takes file names for table names, so those under an alias come under the alias.
+    tables = {k for k in expected if k.startswith(("BASE TABLE", "rows of"))}
+    tables -= {
+        f"{kind} {name}"
+        for name in ("numbered", "Cased", "odd `name; ü")
+        for kind in ("BASE TABLE", "rows of")
+    }
+    assert {k: found.get(k) for k in tables} == {k: expected[k] for k in tables}
+    assert len(tables) >= 20
