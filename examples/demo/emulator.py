@@ -18,6 +18,7 @@ import os
 import platform
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / "build" / "emulator-venv"
@@ -44,25 +46,29 @@ class EmulatorError(Exception):
 
 
 @contextmanager
-def running(port: int | None = None, log: Path | None = None) -> Iterator[str]:
+def running(
+    port: int | None = None, log: Path | None = None, *, auth: bool = False
+) -> Iterator[str]:
     """A MiniStack of our own; gives its endpoint, ``http://127.0.0.1:<port>``.
 
     Args:
         port: loopback port; a free one when left out.
         log: file for what the emulator prints; a temporary one when left out.
+        auth: let every function do only what its role allows; the endpoint is then https,
+            because the vault's policy refuses anything else.
 
     Raises:
         EmulatorError: it did not start, with the end of its log.
     """
     prepare()
     port = port or free_port()
-    endpoint = f"http://127.0.0.1:{port}"
+    endpoint = f"{'https' if auth else 'http'}://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory(prefix="stepvault-emulator-") as scratch:
         kept = log or Path(scratch) / "ministack.log"
         with kept.open("wb") as out:
             process = subprocess.Popen(
                 [VENV / "bin" / "python", PROGRAM],
-                env=_emulator_environment(port, scratch),
+                env=_emulator_environment(port, scratch, auth),
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -76,7 +82,11 @@ def running(port: int | None = None, log: Path | None = None) -> Iterator[str]:
 
 def environment(endpoint: str) -> dict[str, str]:
     """Variables that point any AWS client, and the CDK, to that emulator."""
-    return {
+    trust = {}
+    if endpoint.startswith("https:"):
+        certificate = str(_certificate())
+        trust = {"AWS_CA_BUNDLE": certificate, "NODE_EXTRA_CA_CERTS": certificate}
+    return trust | {
         "AWS_ENDPOINT_URL": endpoint,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
@@ -86,9 +96,10 @@ def environment(endpoint: str) -> dict[str, str]:
     }
 
 
-def client_options(endpoint: str) -> dict[str, str]:
+def client_options(endpoint: str) -> dict[str, Any]:
     """Arguments for ``boto3.client`` that need no environment."""
     return {
+        "verify": str(_certificate()) if endpoint.startswith("https:") else None,
         "endpoint_url": endpoint,
         "aws_access_key_id": "test",
         "aws_secret_access_key": "test",
@@ -171,18 +182,27 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _emulator_environment(port: int, scratch: str) -> dict[str, str]:
-    return _clean(os.environ) | {
-        "GATEWAY_PORT": str(port),
-        "BIND_HOST": "127.0.0.1",
-        "LOG_LEVEL": "WARNING",
-        # Listeners of services that nobody here uses, on all interfaces.
-        "IOT_MTLS_ENABLED": "false",
-        "SFTP_ENABLED": "false",
-        # Workers unpack the functions' code here; it goes when the emulator goes.
-        "TMPDIR": scratch,
-        "PYTHONDONTWRITEBYTECODE": "1",
-    }
+def _emulator_environment(port: int, scratch: str, auth: bool) -> dict[str, str]:
+    secure: dict[str, str] = {}
+    if auth:
+        secure = {"AUTH": "true", "USE_SSL": "1"} | {
+            "MINISTACK_SSL_CERT": str(_certificate()),
+            "MINISTACK_SSL_KEY": str(_certificate().with_suffix(".key")),
+        }
+    return (
+        _clean(os.environ)
+        | secure
+        | {
+            "GATEWAY_PORT": str(port),
+            "BIND_HOST": "127.0.0.1",
+            "LOG_LEVEL": "WARNING",
+            # Listeners of services that nobody here uses, on all interfaces.
+            "IOT_MTLS_ENABLED": "false",
+            "SFTP_ENABLED": "false",
+            # Workers unpack the functions' code here; it goes when the emulator goes.
+            "TMPDIR": scratch,
+        }
+    )
 
 
 def _clean(given: Mapping[str, str]) -> dict[str, str]:
@@ -190,8 +210,9 @@ def _clean(given: Mapping[str, str]) -> dict[str, str]:
     return {
         k: v
         for k, v in given.items()
-        # Without Python's cache, each deploy compiles the CDK's huge modules again (5 s).
-        if not k.startswith(("AWS_", "PYTHON"))
+        # Without Python's cache, each deploy compiles the CDK's huge modules again (5 s). The
+        # CA bundles would win over the emulator's own certificate.
+        if not k.startswith(("AWS_", "PYTHON")) and not k.endswith(("CA_BUNDLE", "SSL_CERT_FILE"))
     }
 
 
@@ -200,11 +221,9 @@ def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, patience: 
     while time.monotonic() < give_up:
         if process.poll() is not None:
             break
-        try:
-            with urllib.request.urlopen(f"{endpoint}/_ministack/health", timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
+        if _answers(f"{endpoint}/_ministack/health"):
+            return
+        time.sleep(0.05)
     said = log.read_text(errors="replace")[-2000:]
     raise EmulatorError(f"MiniStack did not start on {endpoint}:\n{said}")
 
@@ -224,13 +243,34 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _make_assets_bucket(endpoint: str) -> None:
-    request = urllib.request.Request(f"{endpoint}/{ASSETS}", method="PUT")
+    import boto3
+
+    boto3.client("s3", **client_options(endpoint)).create_bucket(Bucket=ASSETS)
+
+
+def _answers(url: str) -> bool:
+    trust = ssl.create_default_context(cafile=_certificate()) if url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(request, timeout=10):
-            pass
-    except urllib.error.HTTPError as error:
-        if error.code != 409:
-            raise EmulatorError(f"The bucket {ASSETS} cannot be made: {error}") from error
+        with urllib.request.urlopen(url, timeout=2, context=trust):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def _certificate() -> Path:
+    """A self-signed certificate for the loopback address, with its key beside it."""
+    made = ROOT / "build" / "emulator-tls" / "server.crt"
+    if not made.is_file():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        _run(
+            [
+                "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650",
+                "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
+                "-addext", "basicConstraints=critical,CA:FALSE",
+                "-keyout", made.with_suffix(".key"), "-out", made,
+            ]
+        )  # fmt: skip
+    return made
 
 
 def _run(command: list[str | Path]) -> None:
