@@ -137,6 +137,7 @@ def back_up(url: str, place: Path) -> None:
 
 def bring_back(place: Path) -> None:
     config = str(place / "stepvault.toml")
+    (place / "restored").mkdir()
     stepvault("restore", "shop", "--to", "shop-restored", "--config", config)
     stepvault("restore", "tickets", "--to", str(place / "restored/tickets.sqlite"))
     stepvault("restore", "uploads", "--to", str(place / "restored/uploads"))
