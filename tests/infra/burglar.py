@@ -1,14 +1,18 @@
-"""A Lambda handler that tries one AWS call with the rights of the function it sits in."""
+"""A Lambda handler that tries AWS calls with the rights of the function it sits in."""
 
 from typing import Any
 
 import boto3
 
 
-def handler(event: dict[str, Any], _context: Any) -> str:
-    client = boto3.client(event["service"])
+def handler(event: list[dict[str, Any]], _context: Any) -> list[str]:
+    return [attempt(**wanted) for wanted in event]
+
+
+def attempt(service: str, call: str, **arguments: Any) -> str:
+    client = boto3.client(service)
     try:
-        getattr(client, event["call"])(**event["arguments"])
+        getattr(client, call)(**arguments)
     except client.exceptions.ClientError as error:
         return str(error.response["Error"]["Code"])
     return "allowed"
