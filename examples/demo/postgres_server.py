@@ -39,7 +39,10 @@ SETTINGS = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "shared_buffers": "128MB",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
     "max_wal_size": "2GB",
+    "checkpoint_timeout": "1h",
     "max_connections": "60",
     "autovacuum": "off",
     "jit": "off",
@@ -186,7 +189,7 @@ class PostgresServer:
     def stop(self) -> None:
         """Stop the server, open connections or not, and remove its temporary folder."""
         if self._process is not None:
-            for how in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            for how in (signal.SIGINT if self._given else signal.SIGQUIT, signal.SIGKILL):
                 self._process.send_signal(how)
                 try:
                     self._process.wait(10)

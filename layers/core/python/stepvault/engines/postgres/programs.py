@@ -82,7 +82,7 @@ class Children:
         self.cancelled = False
 
     def start(
-        self, arguments: Sequence[str], feed: bool = False, read: bool = False
+        self, arguments: Sequence[str], feed: bool = False, read: bool = False, buffer: int = 0
     ) -> subprocess.Popen[bytes]:
         """Start a child whose stderr is kept for its error message."""
         with self._lock:
@@ -92,7 +92,7 @@ class Children:
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read else subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                bufsize=0,
+                bufsize=buffer,
             )
             self._running.add(child)
         return child

@@ -6,9 +6,10 @@ verified. The tasks are those of ``plan``; see ``target`` for how they stay idem
 """
 
 import contextlib
-import io
 import secrets
+import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +50,17 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
 
 def do(job: RestoreJob, task: RestoreTask) -> Counts:
     """See ``engines.base.Engine.restore``."""
-    work = _Work(job, task)
-    match task.arguments["step"]:
-        case "schema":
-            return work.make_schema()
-        case "rows":
-            return work.load_rows()
-        case "script":
-            return work.run_script()
-        case _:
-            return work.finish()
+    with tempfile.TemporaryDirectory(dir=job.scratch) as own:
+        work = _Work(replace(job, scratch=Path(own)), task)
+        match task.arguments["step"]:
+            case "schema":
+                return work.make_schema()
+            case "rows":
+                return work.load_rows()
+            case "script":
+                return work.run_script()
+            case _:
+                return work.finish()
 
 
 def read_toc(job: RestoreJob) -> toc.Toc:
@@ -246,7 +248,7 @@ class _Work:
         connection = target.address(self.job)
         options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         psql = programs.find("psql")
-        reader = self.children.start(self._pg_restore(folder, ids), read=True)
+        reader = self.children.start(self._pg_restore(folder, ids), read=True, buffer=1 << 20)
         writer = self.children.start([psql, *options, "--no-password", "-d", dsn], feed=True)
         try:
             with contextlib.suppress(BrokenPipeError):  # psql says why it left
@@ -281,12 +283,11 @@ def _feed(child: Any, data: bytes) -> None:
 
 def _known_to(server_version: int, script: Any) -> Iterator[bytes]:
     """The script, without settings at its head that the server is too old for."""
-    lines = io.BufferedReader(script, 1 << 20)
     for _ in range(_HEAD):
-        line = lines.readline()
+        line = script.readline()
         if server_version >= _NEWER.get(line.strip(), 0) and line != b"BEGIN;\n":
             yield line
-    while block := lines.read(1 << 20):
+    while block := script.read(1 << 20):
         yield block
 
 

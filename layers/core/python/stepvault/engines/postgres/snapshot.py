@@ -7,9 +7,10 @@ can come between it and its rows.
 """
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -404,8 +405,9 @@ def open_snapshot(job: Job) -> Iterator[PostgresSnapshot]:
     """See ``engines.base.Engine.open``."""
     if job.connection is None:
         raise ConfigInvalid("a PostgreSQL source needs a connection")
-    snapshot = PostgresSnapshot(job)
     with ExitStack() as stack:
+        own = stack.enter_context(tempfile.TemporaryDirectory(dir=job.scratch))
+        snapshot = PostgresSnapshot(replace(job, scratch=Path(own)))
         try:
             snapshot.freeze(job.connection, stack)
         except psycopg.Error as error:

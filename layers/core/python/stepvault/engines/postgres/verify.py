@@ -6,8 +6,11 @@ COPY, counted and hashed, against the receipts. Sequences and large objects: val
 
 import hashlib
 import re
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -34,6 +37,11 @@ _PASSED_OVER = {
 
 def differences(job: RestoreJob) -> list[str]:
     """See ``engines.base.Engine.differences``."""
+    with tempfile.TemporaryDirectory(dir=job.scratch) as own:
+        return _differences(replace(job, scratch=Path(own)))
+
+
+def _differences(job: RestoreJob) -> list[str]:
     archive = read_toc(job)
     chosen = selection.choose(archive, job.options.only)
     with target.connect(job) as opened:
