@@ -25,7 +25,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ def client_options(endpoint: str) -> dict[str, Any]:
 
 
 def deploy(
-    endpoint: str, config: Path, stack: str = STACK, extra: Mapping[str, str] | None = None
+    endpoint: str, config: Path, stack: str = STACK, assembly: Path | None = None
 ) -> dict[str, str]:
     """``cdk deploy`` the real stack; gives its outputs by name.
 
@@ -116,39 +116,48 @@ def deploy(
         endpoint: of the emulator.
         config: the stepvault.toml to deploy.
         stack: name of the CloudFormation stack.
-        extra: more environment for the CDK.
+        assembly: what ``synthesize`` wrote; made here when left out.
 
     Raises:
         EmulatorError: with what the CDK said.
     """
     if not CDK.exists():
-        raise EmulatorError("The CDK is not installed: run 'make setup infra/node_modules/.ready'")
-    build_layers()
-    _make_assets_bucket(endpoint)
+        raise EmulatorError("The CDK is not installed: run 'make infra/node_modules/.ready'")
     with tempfile.TemporaryDirectory(prefix="stepvault-cdk-") as scratch:
+        if assembly is None:
+            assembly = Path(scratch) / "cdk.out"
+            synthesize(config, assembly, stack)
+        _make_assets_bucket(endpoint)
         outputs = Path(scratch) / "outputs.json"
-        done = subprocess.run(
+        _run(
             [
-                CDK, "deploy", stack, "--app", f"{sys.executable} -m infra.app",
-                "--output", f"{scratch}/cdk.out", "--outputs-file", outputs,
-                "--context", "local=1", "--context", f"config={config.resolve()}",
-                "--context", f"stack={stack}",
-                "--require-approval", "never", "--method", "direct", "--no-notices",
-                "--ci", "--progress", "events", "--no-version-reporting",
+                CDK, "deploy", stack, "--app", assembly, "--outputs-file", outputs,
+                "--require-approval", "never", "--method", "direct",
+                "--ci", "--progress", "events", "--no-notices", "--no-version-reporting",
             ],
-            cwd=ROOT,
-            env=_clean(os.environ)
-            | environment(endpoint)
-            # cdk-nag has its say in `make synth`; here it would only cost seconds.
-            | {"CDK_VALIDATION": "false", "CDK_DISABLE_CLI_TELEMETRY": "1"}
-            | dict(extra or {}),
-            capture_output=True,
-            text=True,
-            check=False,
+            environment(endpoint) | {"CDK_DISABLE_CLI_TELEMETRY": "1"},
         )  # fmt: skip
-        if done.returncode:
-            raise EmulatorError(f"cdk deploy failed:\n{done.stdout}{done.stderr}".rstrip())
         return dict(json.loads(outputs.read_text())[stack])
+
+
+def synthesize(config: Path, assembly: Path, stack: str = STACK) -> None:
+    """Write the stack's cloud assembly for the emulator; needs no emulator yet.
+
+    Raises:
+        EmulatorError: with what the CDK said, such as the mistakes in the configuration.
+    """
+    build_layers()
+    context = json.loads((ROOT / "cdk.json").read_text())["context"]
+    context |= {"local": "1", "config": str(config.resolve()), "stack": stack}
+    _run(
+        [sys.executable, "-m", "infra.app"],
+        {
+            "CDK_OUTDIR": str(assembly),
+            "CDK_CONTEXT_JSON": json.dumps(context),
+            # cdk-nag has its say in `make synth`; here it would only cost seconds.
+            "CDK_VALIDATION": "false",
+        },
+    )
 
 
 def architecture() -> str:
@@ -273,10 +282,18 @@ def _certificate() -> Path:
     return made
 
 
-def _run(command: list[str | Path]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(command: Sequence[str | Path], extra: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=_clean(os.environ) | dict(extra or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
-        raise EmulatorError(f"{Path(command[0]).name} failed:\n{done.stdout}{done.stderr}".rstrip())
+        name = " ".join(str(word) for word in command[:3])
+        raise EmulatorError(f"{name} failed:\n{done.stdout}{done.stderr}".rstrip())
 
 
 def main() -> None:
