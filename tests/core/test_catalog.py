@@ -4,9 +4,9 @@ import os
 import pytest
 import zstandard
 
-from stepvault import catalog, keys, storage
+from stepvault import catalog, keys
 from stepvault.catalog import Vault
-from stepvault.errors import BackupTampered, RunNotFound, VaultDenied, VaultMissing
+from stepvault.errors import BackupTampered, RunNotFound, VaultMissing
 from stepvault.models import StoredObject
 from tests.core.streams import RUN
 from tests.core.test_prune import put_backup
@@ -107,13 +107,3 @@ def test_the_first_manifest_of_a_run_stays(vault):
 def test_a_vault_that_does_not_exist_is_named():
     with pytest.raises(VaultMissing, match="'no-such-vault' does not exist"):
         Vault("no-such-vault").sources()
-
-
-def test_a_vault_that_denies_says_what_it_refused(vault):
-    policy = (
-        '{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Principal":"*",'
-        f'"Action":"s3:*","Resource":["arn:aws:s3:::{vault.bucket}","arn:aws:s3:::{vault.bucket}/*"]}}]}}'
-    )
-    storage.client().put_bucket_policy(Bucket=vault.bucket, Policy=policy)
-    with pytest.raises(VaultDenied, match=f"{vault.bucket}.*refuses"):
-        vault.put("key", b"x")
