@@ -230,8 +230,10 @@ def restore_picture(progress: RestoreProgress) -> RenderableType:
         Text.assemble("restore ", (progress.restore, "bold"), "  ", output.status(progress.state))
     ]
     if progress.tasks:
-        lines.append(ProgressBar(total=progress.tasks, completed=progress.done, width=40))
-        lines.append(Text(_restore_line(progress), style="dim"))
+        row = Table.grid(padding=(0, 2, 0, 0))
+        bar = ProgressBar(total=progress.tasks, completed=progress.done, width=40)
+        row.add_row(bar, Text(_restore_line(progress), style="dim"))
+        lines.append(row)
     return Group(*lines)
 
 

@@ -26,6 +26,8 @@ from stepvault_cli.common import (
 )
 from stepvault_cli.follow import follow_restore
 
+_SERVERS = ("postgres", "mysql")
+
 
 @click.command()
 @click.argument("source")
@@ -83,6 +85,7 @@ def restore(
     """
     place_to = where_to(target, config_file)
     manifest = find_manifest(place.vault, source, run_id)
+    _check_kind(manifest, place_to)
     options = RestoreOptions(only=list(only), overwrite=overwrite, database=database, owner=owner)
     request = RestoreRequest(
         source=source, run_id=manifest.run_id, target=place_to, options=options
@@ -129,6 +132,20 @@ def where_to(target: str, config_file: Path) -> str | TargetSettings:
                 f"Known are: {', '.join(names) or 'none'}; for a folder or file write ./{target}",
             )
     return target
+
+
+def _check_kind(manifest: Manifest, place: str | TargetSettings) -> None:
+    """A database server goes to a server, all else to a path; targets know for themselves."""
+    if isinstance(place, str):
+        return
+    what = f"{manifest.source!r} is a {manifest.engine} backup"
+    if place.path and manifest.engine in _SERVERS:
+        raise ConfigInvalid(
+            f"{what}, which goes into a database server, not to a path",
+            "Put the server's URL into an environment variable and write --to env:NAME",
+        )
+    if place.connection and manifest.engine not in _SERVERS:
+        raise ConfigInvalid(f"{what}, which goes to a path", "Write --to ./folder-or-file")
 
 
 def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> None:

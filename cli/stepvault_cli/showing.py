@@ -236,8 +236,9 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
         ),
         ("data", f"s3://{vault.bucket}/{keys.data_prefix(source, run)}"),
     ]
+    width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
-        out.print(f"{name:<12}{value}", markup=False, soft_wrap=True)
+        out.print(f"{name:<{width}}{value}", markup=False, soft_wrap=True)
     shown = manifest.objects if all_objects else _largest(manifest.objects)
     rows = [
         (

@@ -67,7 +67,11 @@ def test_a_target_that_holds_data_is_refused_with_exit_4(stack: Stack, sealed: s
         (["zork", "--to", "staging"], 3, "sources in the vault: app, docs"),
         (["app", "--run", "20200101T000000Z-x", "--to", "staging"], 3, "The newest are: "),
         (["app", "--to", "stagin"], 2, "Known are: staging; for a folder or file write ./stagin"),
-        (["app", "--to", "env:NOT_SET", "--run", "latest"], 2, "restores to a path"),
+        (
+            ["app", "--to", "env:NOT_SET", "--run", "latest"],
+            2,
+            "which goes to a path. Write --to ./folder-or-file",
+        ),
         (["app", "--to", "staging", "--compare"], 2, "--compare works for restores done here"),
         (["app"], 2, "Missing option '--to'"),
     ],
