@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import index
+from stepvault.engines.files.bucket import SCHEME
 from stepvault.engines.files.contents import content_hash
 from stepvault.engines.files.index import Line
 from stepvault.engines.files.notes import Notes
@@ -49,6 +50,7 @@ class _Comparison:
         self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
         self._extras = selection.everything and not job.options.overwrite
         self._selection = selection
+        self._no_directories = job.source.path.startswith(SCHEME)
         self._inodes: dict[tuple[bytes, int], tuple[int, int]] = {}
 
     def run(self, lines: Iterator[Line], entries: Iterator[Entry]) -> Iterator[str]:
@@ -61,7 +63,7 @@ class _Comparison:
                 yield f"{show(line.path)}: missing"
                 line = next(lines, None)
             elif entry and (line is None or there != wanted):
-                if self._extras:
+                if self._extras and not (entry.kind == DIRECTORY and self._no_directories):
                     yield f"{show(entry.path)}: not in the backup"
                 entry = next(entries, None)
             elif line and entry:

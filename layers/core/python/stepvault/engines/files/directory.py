@@ -62,8 +62,7 @@ class DirectoryReader:
             try:
                 member = self._member(record)
             except OSError as error:
-                path = listing.piece(record)[1] if record[:1] == listing.PIECE else record[1:]
-                self._failed(path, error)
+                self._failed(listing.path_of(record), error)
                 continue
             if member is not None:
                 yield member

@@ -18,6 +18,8 @@ END = b"\0"
 LINKED = b"h"
 #: A range of a file too large for one unit: ``p<start>-<end>-<number>-<count>:<path>``.
 PIECE = b"p"
+#: An object of a bucket: ``o<length>:<what to ask S3 for><path>``.
+OBJECT = b"o"
 
 
 @dataclass(frozen=True)
@@ -62,9 +64,19 @@ def piece(record: bytes) -> tuple[Range, bytes]:
     return Range(*map(int, numbers.split(b"-"))), path
 
 
+def path_of(record: bytes) -> bytes:
+    """The path that a record (without its end) is about."""
+    if record[:1] == PIECE:
+        return piece(record)[1]
+    if record[:1] == OBJECT:
+        length, _, rest = record[1:].partition(b":")
+        return rest[int(length) :]
+    return record[1:]
+
+
 def sort_key(record: bytes) -> bytes:
     """Sorts records as the walk met them."""
-    return walk_key(piece(record)[1] if record[:1] == PIECE else record[1:])
+    return walk_key(path_of(record))
 
 
 def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:

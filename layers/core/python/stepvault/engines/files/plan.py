@@ -5,23 +5,23 @@ batches, not with the number of files.
 """
 
 import heapq
-import os
 import sqlite3
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from stepvault.batching import Batch, Item, balance, consecutive
-from stepvault.engines.base import WHOLE, PlanJob, UnitDraft
-from stepvault.engines.files import listing
+from stepvault.engines.base import WHOLE, ObjectReader, PlanJob, UnitDraft
+from stepvault.engines.files import bucket, listing
 from stepvault.engines.files.content import SameContent
 from stepvault.engines.files.earlier import CARRIED, Earlier, usable
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.spool import Records, Spool
 from stepvault.engines.files.tree import Tree
 from stepvault.engines.files.walk import DIRECTORY, FILE, Entry, walk
+from stepvault.errors import BackupTampered, SourceUnsupported
 from stepvault.models import FilesSource
 
 #: A file larger than this is read in ranges by several units, each of this many bytes.
@@ -45,10 +45,36 @@ def plan(job: PlanJob) -> Iterator[UnitDraft]:
     """
     source: FilesSource = job.source
     notes = Notes()
-    with Tree(source.path, follow=source.follow_symlinks) as tree, closing(Sorted()) as links:
-        laid = _LaidAside(job, links, tree)
-        laid.take(walk(tree, source, notes))
+    earlier = _earlier(job, notes)
+    with closing(Sorted()) as links:
+        if source.path.startswith(bucket.SCHEME):
+            laid = _LaidAside(job, links, earlier, None, bucket.object_record)
+            laid.take(bucket.objects(source, _buckets(job), notes))
+        else:
+            with Tree(source.path, follow=source.follow_symlinks) as tree:
+                same = SameContent(tree) if source.compare == "content" else None
+                laid = _LaidAside(job, links, earlier, same, entry_record)
+                laid.take(walk(tree, source, notes))
     yield from _with_warnings(laid.units(), notes)
+
+
+def _buckets(job: PlanJob) -> ObjectReader:
+    if job.buckets is None:
+        raise SourceUnsupported(f"{job.source.path!r} cannot be read without access to S3")
+    return job.buckets
+
+
+def _earlier(job: PlanJob, notes: Notes) -> Earlier | None:
+    """The earlier backup, read and verified. One that is damaged is not leant on."""
+    previous = usable(job.previous, job.source)
+    if previous is None:
+        return None
+    try:
+        return Earlier(previous)
+    except BackupTampered as error:
+        message = f"the earlier backup {previous.run_id} is damaged, all is stored anew: {error}"
+        notes.add(message, b".")
+        return None
 
 
 def entry_record(entry: Entry) -> bytes:
@@ -106,13 +132,20 @@ class _Laid:
 class _LaidAside:
     """What the walk found, sorted into items, directories and linked files."""
 
-    def __init__(self, job: PlanJob, links: Sorted, tree: Tree) -> None:
+    def __init__(
+        self,
+        job: PlanJob,
+        links: Sorted,
+        earlier: Earlier | None,
+        same: SameContent | None,
+        record: Callable[[Entry], bytes],
+    ) -> None:
         self._job = job
-        previous = usable(job.previous, job.source)
-        self._earlier = Earlier(previous) if previous else None
-        self._same = SameContent(tree) if job.source.compare == "content" else None
-        self._carried = Records(b"\n")
         self._links = links
+        self._earlier = earlier
+        self._same = same
+        self._record = record
+        self._carried = Records(b"\n")
         self._spool = Spool()
         self._directories = Records(listing.END)
         self._items: list[_Laid] = []
@@ -147,10 +180,10 @@ class _LaidAside:
                 self._directories.add(entry_record(entry))
             elif entry.kind == FILE and entry.status.st_nlink > 1:
                 self._links.add(entry)
-            elif entry.kind == FILE and stored_bytes(entry) > SPLIT_ABOVE:
+            elif self._record is entry_record and stored_bytes(entry) > SPLIT_ABOVE:
                 yield from _pieces(entry)
             else:
-                yield stored_bytes(entry), entry_record(entry)
+                yield stored_bytes(entry), self._record(entry)
 
     def _lay(self, item: Item, records: list[bytes], *, linked: bool) -> None:
         self._items.append(_Laid(item, self._spool.put(b"".join(records)), linked))
@@ -178,7 +211,7 @@ class _LaidAside:
         self, batches: list[Batch]
     ) -> Iterator[tuple[listing.Head, Iterable[bytes], int, int]]:
         batch = batches[0] if batches else Batch((), 0, 0)
-        if not batch.files and not self._directories.count:
+        if not batch.files and not self._directories.count and self._carried.count:
             return
         files = (r for chunk in self._records(batch) for r in _cut(chunk))
         directories = (r + listing.END for r in self._directories)
@@ -230,9 +263,5 @@ def _with_warnings(
 
 
 def whole(source: FilesSource, tree: Tree, notes: Notes) -> Iterator[bytes]:
-    """The records of everything, for a unit that has no listing."""
+    """The records of a whole directory, for a unit that has no listing."""
     return (entry_record(entry)[:-1] for entry in walk(tree, source, notes))
-
-
-def is_bucket(source: FilesSource) -> bool:
-    return os.fspath(source.path).startswith("s3://")

@@ -5,6 +5,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from stepvault.engines.files import index
 from stepvault.engines.files.globs import Globs
 from stepvault.engines.files.tree import ROOT
+from stepvault.models import FilesSource
+
+
+def _above(path: bytes) -> Iterator[bytes]:
+    """The directories that hold path, outermost first."""
+    slash = path.find(b"/")
+    while slash >= 0:
+        yield path[:slash]
+        slash = path.find(b"/", slash + 1)
+
+
+class Filters:
+    """``include`` and ``exclude`` for paths that are not met folder by folder."""
+
+    def __init__(self, source: FilesSource) -> None:
+        self._exclude = Globs(source.exclude)
+        self._include = Selection(source.include)
+
+    def want(self, path: bytes) -> bool:
+        """Whether a file of that path is to be backed up."""
+        if self._exclude:
+            for above in _above(path):
+                if self._exclude.decide(above, above.rpartition(b"/")[2], is_directory=True):
+                    return False
+            if self._exclude.decide(path, path.rpartition(b"/")[2], is_directory=False):
+                return False
+        return self._include.wants(path, is_directory=False)
 
 
 class Selection:
@@ -20,12 +47,10 @@ class Selection:
             return True
         if path == ROOT:
             return False
-        wanted, slash = False, path.find(b"/")
-        while slash >= 0:
-            above = path[:slash]
+        wanted = False
+        for above in _above(path):
             verdict = self._globs.decide(above, above.rpartition(b"/")[2], is_directory=True)
             wanted = wanted if verdict is None else verdict
-            slash = path.find(b"/", slash + 1)
         verdict = self._globs.decide(path, path.rpartition(b"/")[2], is_directory)
         return wanted if verdict is None else verdict
 

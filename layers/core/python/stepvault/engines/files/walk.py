@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Iterator
 from itertools import batched
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from stepvault.engines.files.globs import Globs
 from stepvault.engines.files.notes import Notes
@@ -34,12 +34,37 @@ _SPECIAL = {
 }
 
 
+class Status(Protocol):
+    """What is known of an entry: an ``os.stat_result``, or what stands for it."""
+
+    @property
+    def st_size(self) -> int: ...
+    @property
+    def st_blocks(self) -> int: ...
+    @property
+    def st_mtime_ns(self) -> int: ...
+    @property
+    def st_ctime_ns(self) -> int: ...
+    @property
+    def st_mode(self) -> int: ...
+    @property
+    def st_uid(self) -> int: ...
+    @property
+    def st_gid(self) -> int: ...
+    @property
+    def st_ino(self) -> int: ...
+    @property
+    def st_dev(self) -> int: ...
+    @property
+    def st_nlink(self) -> int: ...
+
+
 class Entry(NamedTuple):
     """One directory, file or link."""
 
     path: bytes
     kind: str
-    status: os.stat_result
+    status: Status
 
 
 class _Level(NamedTuple):

@@ -1,0 +1,273 @@
+"""Objects of a bucket as if they were files: the same plan, packs, index and restore.
+
+A key becomes a path below the source's prefix. Keys that no file system can hold get a percent
+sign: an empty, ``.`` or ``..`` segment, and an object whose key is also a folder of others. An
+object changes when its ETag does, so that stands in for the inode.
+"""
+
+import hashlib
+import heapq
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+
+from stepvault.engines.base import Buffer, ObjectEntry, ObjectReader
+from stepvault.engines.files import index, listing, tar
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.pack import Member
+from stepvault.engines.files.selection import Filters
+from stepvault.engines.files.tree import walk_key
+from stepvault.engines.files.walk import FILE, Entry
+from stepvault.errors import SourceChanged, SourceDenied, SourceMissing
+from stepvault.models import FilesSource
+
+SCHEME = "s3://"
+
+#: Objects up to this size are fetched ahead and held; larger ones are streamed.
+_SMALL = 1 << 20
+#: Small objects are fetched by this many threads; S3's latency hides behind them.
+_THREADS = 16
+_AHEAD = 32
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """What a file's status would say. Of an object only the size, time and ETag are known."""
+
+    key: str
+    etag: str
+    st_size: int
+    st_mtime_ns: int
+    st_ctime_ns: int = 0
+    st_mode: int = 0o644
+    st_uid: int = 0
+    st_gid: int = 0
+    st_nlink: int = 1
+    st_dev: int = 0
+
+    @property
+    def st_ino(self) -> int:
+        """A number that is another one when the ETag is."""
+        return int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:7], "big")
+
+    @property
+    def st_blocks(self) -> int:
+        return -(-self.st_size // 512)
+
+
+def place(source: FilesSource) -> tuple[str, str]:
+    """Bucket and prefix; a prefix that is not empty ends in a slash."""
+    bucket, _, prefix = source.path.removeprefix(SCHEME).partition("/")
+    return bucket, f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+
+
+def objects(source: FilesSource, buckets: ObjectReader, notes: Notes) -> Iterator[Entry]:
+    """Every object that the source's settings ask for, in walk order.
+
+    Raises:
+        SourceMissing: no such bucket, or nothing under the prefix.
+        SourceDenied, SourceUnreachable.
+    """
+    bucket, prefix = place(source)
+    with closing(_InWalkOrder()) as found:
+        for one in buckets.list(bucket, prefix):
+            found.add(one, prefix)
+        if prefix and not found.count:
+            raise SourceMissing(
+                f"there is nothing under {source.path!r}", "Check the source's path for a typo"
+            )
+        yield from _without_clashes(_wanted(found, source, notes))
+
+
+def object_record(entry: Entry) -> bytes:
+    """The listing's record of an object: what to ask S3 for, and its path."""
+    status = entry.status
+    assert isinstance(status, ObjectStatus)  # noqa: S101 - only objects come here
+    asked = json.dumps([status.key, status.etag, status.st_size, status.st_mtime_ns]).encode()
+    return listing.OBJECT + b"%d:" % len(asked) + asked + entry.path + listing.END
+
+
+def path_of(key: str) -> bytes:
+    """The path that an object's key (below the prefix) is stored under."""
+    segments = key.split("/")
+    odd = {"": "%", ".": "%2E", "..": "%2E%2E"}
+    return "/".join(odd.get(s, s) for s in segments).encode("utf-8", "surrogatepass")
+
+
+class _InWalkOrder:
+    """S3 lists in the order of keys; a tree is walked folder by folder. Sorted on disk."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(
+            "CREATE TABLE objects (sort BLOB, path BLOB, key TEXT, etag TEXT, size INT, mtime INT)"
+        )
+        self._held: list[tuple[bytes, bytes, str, str, int, int]] = []
+        self.count = 0
+
+    def add(self, one: ObjectEntry, prefix: str) -> None:
+        self.count += 1
+        path = path_of(one.key[len(prefix) :])
+        mtime = round(one.modified * 1000) * 10**6
+        self._held.append((walk_key(path), path, one.key, one.etag, one.size, mtime))
+        if len(self._held) == 1000:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._database.executemany("INSERT INTO objects VALUES (?, ?, ?, ?, ?, ?)", self._held)
+        self._held = []
+
+    def __iter__(self) -> Iterator[Entry]:
+        self._flush()
+        rows = self._database.execute(
+            "SELECT path, key, etag, size, mtime FROM objects ORDER BY sort, key"
+        )
+        for path, key, etag, size, mtime in rows:
+            yield Entry(path, FILE, ObjectStatus(key, etag, size, mtime))
+
+    def close(self) -> None:
+        self._database.close()
+
+
+def _wanted(entries: Iterable[Entry], source: FilesSource, notes: Notes) -> Iterator[Entry]:
+    filters = Filters(source)
+    for entry in entries:
+        status = entry.status
+        if entry.path.endswith(b"%") and not status.st_size:
+            notes.add("skipped a folder's marker object", entry.path)
+        elif source.max_file_size is not None and status.st_size > source.max_file_size:
+            notes.add(f"skipped, larger than max_file_size {source.max_file_size}", entry.path)
+        elif filters.want(entry.path):
+            yield entry
+
+
+def _without_clashes(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """An object ``a`` beside ``a/b`` is stored as ``a/%``, at its place in the order."""
+    moved: list[tuple[bytes, Entry]] = []
+    last: Entry | None = None
+    for entry in entries:
+        if last is not None:
+            if entry.path.startswith(last.path + b"/"):
+                last = last._replace(path=last.path + b"/%")
+                heapq.heappush(moved, (walk_key(last.path), last))
+            else:
+                yield last
+        while moved and moved[0][0] < walk_key(entry.path):
+            yield heapq.heappop(moved)[1]
+        last = entry
+    if last is not None:
+        yield last
+    yield from (heapq.heappop(moved)[1] for _ in range(len(moved)))
+
+
+class BucketReader:
+    """A ``Reader`` of objects."""
+
+    def __init__(self, source: FilesSource, buckets: ObjectReader, notes: Notes) -> None:
+        self._source = source
+        self._buckets = buckets
+        self._notes = notes
+        self._bucket, _ = place(source)
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="object")
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def members(self, records: Iterable[bytes]) -> Iterator[Member]:
+        """The records' objects; small ones are fetched ahead.
+
+        Raises:
+            SourceMissing: the bucket is gone.
+            SourceDenied: an object may not be read and ``allow_unreadable`` is false.
+            SourceUnreachable, SourceChanged: S3 does not deliver.
+        """
+        ahead: deque[Callable[[], Member | None]] = deque()
+        for record in records:
+            path, status = _parse(record)
+            if status.st_size <= _SMALL:
+                ahead.append(self._pool.submit(self._member, path, status).result)
+            else:  # asked for when its turn comes, so that no connection waits
+                ahead.append(partial(self._member, path, status))
+            if len(ahead) >= _AHEAD and (member := ahead.popleft()()):
+                yield member
+        while ahead:
+            if member := ahead.popleft()():
+                yield member
+
+    def _member(self, path: bytes, status: ObjectStatus) -> Member | None:
+        """The object, as it is now if it was replaced since it was listed."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._as_member(path, status)
+            except SourceChanged:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            except SourceDenied:
+                if not self._source.allow_unreadable:
+                    raise
+                self._notes.add("could not be read, left out", path)
+                return None
+            except SourceMissing:
+                pass
+            now = self._look(status.key)  # raises if it is the bucket that is missing
+            if now is None:
+                self._notes.add("vanished before it was read, left out", path)
+                return None
+            status = now
+        return None
+
+    def _look(self, key: str) -> ObjectStatus | None:
+        for one in self._buckets.list(self._bucket, key):
+            if one.key == key:
+                mtime = round(one.modified * 1000) * 10**6
+                return ObjectStatus(key, one.etag, one.size, mtime)
+            break  # keys come in order: the shortest with that prefix is first
+        return None
+
+    def _as_member(self, path: bytes, status: ObjectStatus) -> Member:
+        chunks = _exactly(
+            self._buckets.read(self._bucket, status.key, status.etag),
+            status.st_size,
+            f"s3://{self._bucket}/{status.key}",
+        )
+        content: bytes | Iterator[Buffer]
+        # The first bytes of a large one tell whether it is still the object that was listed.
+        small = status.st_size <= _SMALL
+        content = b"".join(chunks) if small else chain([next(chunks)], chunks)
+        meta = tar.Metadata(status.st_mode, 0, 0, status.st_mtime_ns)
+        return Member(
+            path=path,
+            kind=index.FILE,
+            meta=meta,
+            mtime_ns=status.st_mtime_ns,
+            ctime_ns=status.st_ctime_ns,
+            inode=b"%d" % status.st_ino,
+            full_size=status.st_size,
+            size=status.st_size,
+            content=content,
+        )
+
+
+def _parse(record: bytes) -> tuple[bytes, ObjectStatus]:
+    length, _, rest = record[1:].partition(b":")
+    key, etag, size, mtime = json.loads(rest[: int(length)])
+    return rest[int(length) :], ObjectStatus(key, etag, size, mtime)
+
+
+def _exactly(chunks: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:
+    """The chunks; SourceChanged if they are not size bytes."""
+    got = 0
+    for chunk in chunks:
+        got += len(chunk)
+        if chunk and got <= size:
+            yield chunk
+    if got != size:
+        raise SourceChanged(f"{name} gave {got} bytes instead of {size}")

@@ -1,0 +1,143 @@
+"""Buckets as sources, on the emulated S3."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from stepvault import storage
+from stepvault.buckets import Buckets
+from stepvault.engines.base import ObjectEntry
+from stepvault.engines.files import engine
+from stepvault.errors import SourceMissing
+from stepvault.models import FilesSource, RestoreOptions
+from tests.engines.driver import Result, back_up, previous_of, restore_job, run_restore
+
+OBJECTS = {
+    "photos/a.jpg": b"jpeg" * 1000,
+    "photos/a": b"an object",
+    "photos/a/b.jpg": b"inside a",
+    "photos/a!b": b"sorts between",
+    "photos/big.bin": Random(1).randbytes(3 << 20),
+    "photos/empty": b"",
+    "photos/folder/": b"",
+    "photos/two//slashes": b"odd",
+    "photos/../up": b"escape?",
+    "photos/ünï\n": b"name",
+    "photos2/other": b"not under the prefix",
+}
+
+
+@pytest.fixture
+def bucket(aws: str) -> str:
+    name = f"source-{uuid.uuid4().hex[:12]}"
+    storage.client().create_bucket(Bucket=name)
+    for key, data in OBJECTS.items():
+        storage.client().put_object(Bucket=name, Key=key, Body=data)
+    return name
+
+
+def source(bucket: str, prefix: str = "/photos", **settings: Any) -> FilesSource:
+    return FilesSource(name="photos", engine="files", path=f"s3://{bucket}{prefix}", **settings)
+
+
+def run(one: FilesSource, vault: Path, **plan: Any) -> list[Result]:
+    return back_up(engine, one, vault, plan={"buckets": Buckets(), **plan}, buckets=Buckets())
+
+
+def restored(one: FilesSource, results: list[Result], vault: Path, target: Path, **job: Any) -> Any:
+    made = restore_job(results, vault, one, path=target, **job)
+    run_restore(engine, made)
+    assert engine.differences(made) == []
+    return {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+
+
+EXPECTED = {
+    "a.jpg": OBJECTS["photos/a.jpg"],
+    "a/%": b"an object",
+    "a/b.jpg": b"inside a",
+    "a!b": b"sorts between",
+    "big.bin": OBJECTS["photos/big.bin"],
+    "empty": b"",
+    "two/%/slashes": b"odd",
+    "%2E%2E/up": b"escape?",
+    "ünï\n": b"name",
+}
+
+
+def test_every_object_under_the_prefix_comes_back_as_a_file(bucket: str, tmp_path: Path) -> None:
+    results = run(source(bucket), tmp_path / "vault")
+    assert restored(source(bucket), results, tmp_path / "vault", tmp_path / "to") == EXPECTED
+    assert [w for r in results for w in r.warnings] == [
+        "skipped a folder's marker object (1): folder/%"
+    ]
+
+
+def test_without_a_listing_the_whole_prefix_is_stored(bucket: str, tmp_path: Path) -> None:
+    from stepvault.engines.base import Job
+    from tests.engines.driver import backup_to_folder
+
+    job = Job(source=source(bucket), buckets=Buckets())
+    result = backup_to_folder(engine, job, tmp_path / "vault")
+    assert restored(source(bucket), [result], tmp_path / "vault", tmp_path / "to") == EXPECTED
+
+
+def test_unchanged_objects_are_not_fetched_again(bucket: str, tmp_path: Path) -> None:
+    one = source(bucket)
+    first = run(one, tmp_path / "one")
+    storage.client().put_object(Bucket=bucket, Key="photos/a!b", Body=b"replaced")
+    storage.client().delete_object(Bucket=bucket, Key="photos/empty")
+    previous = previous_of("one", first, tmp_path / "one", one)
+    second = run(one, tmp_path / "two", previous=previous)
+    stored = [o for r in second for o in r.objects if o.name.endswith(".tar.zst")]
+    assert sum(o.files or 0 for o in stored) == 1
+    earlier = {"one": tmp_path / "one"}
+    found = restored(one, second, tmp_path / "two", tmp_path / "to", earlier=earlier)
+    assert found == {k: v for k, v in EXPECTED.items() if k != "empty"} | {"a!b": b"replaced"}
+
+
+def test_filters_hold_for_objects(bucket: str, tmp_path: Path) -> None:
+    one = source(bucket, include=["*.jpg", "two/"], exclude=["/a/"], max_file_size=1 << 20)
+    results = run(one, tmp_path / "vault")
+    found = restored(one, results, tmp_path / "vault", tmp_path / "to")
+    assert sorted(found) == ["a.jpg", "two/%/slashes"]
+
+
+def test_a_bucket_or_prefix_that_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:
+    for missing in (source("no-such-bucket-here"), source(bucket, "/phtos")):
+        with pytest.raises(SourceMissing, match=missing.path.removesuffix("/photos")):
+            run(missing, tmp_path / "vault")
+
+
+def test_an_object_replaced_after_the_plan_is_stored_as_it_is_now(
+    bucket: str, tmp_path: Path
+) -> None:
+    one = source(bucket)
+
+    class Late(Buckets):
+        """S3 in which somebody replaces and deletes objects between plan and backup."""
+
+        def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
+            yield from list(super().list(bucket, prefix))
+            for key in ("photos/a.jpg", "photos/big.bin"):
+                storage.client().put_object(Bucket=bucket, Key=key, Body=b"new" * 900_000)
+            storage.client().delete_object(Bucket=bucket, Key="photos/empty")
+
+    results = back_up(engine, one, tmp_path / "v", plan={"buckets": Late()}, buckets=Buckets())
+    found = restored(one, results, tmp_path / "v", tmp_path / "to")
+    assert found["a.jpg"] == found["big.bin"] == b"new" * 900_000
+    assert "empty" not in found
+    assert "vanished before it was read, left out (1): empty" in [
+        w for r in results for w in r.warnings
+    ]
+
+
+def test_one_object_comes_back_alone(bucket: str, tmp_path: Path) -> None:
+    one = source(bucket)
+    results = run(one, tmp_path / "vault")
+    options = RestoreOptions(only=["/a/b.jpg"])
+    found = restored(one, results, tmp_path / "vault", tmp_path / "to", options=options)
+    assert found == {"a/b.jpg": b"inside a"}
