@@ -39,8 +39,10 @@ layers: .venv/.ready  ## Build the layers for ARCH (arm64, x86_64), without Dock
 	@$(PY) layers/deps/build.py --arch $(ARCH) --out build/layers/deps-$(ARCH)
 	@$(PY) layers/postgres_client/build.py --arch $(ARCH) --out build/layers/postgres_client-$(ARCH)
 
-infra/node_modules/.ready: infra/package-lock.json
-	@cd infra && npm ci --no-audit --no-fund --loglevel=error >/dev/null; touch node_modules/.ready
+# The first import of the CDK unpacks 200 MB and compiles its modules: meanwhile.
+infra/node_modules/.ready: infra/package-lock.json | .venv/.ready
+	@(cd infra && npm ci --no-audit --no-fund --loglevel=error >/dev/null) & npm=$$!; \
+	$(PY) -c 'import infra.stack'; wait $$npm; touch $@
 
 synth: layers infra/node_modules/.ready  ## Synthesize the stack for AWS and check it with cdk-nag
 	@$(CDK) synth --quiet --no-notices

@@ -6,11 +6,12 @@ Each patch says what MiniStack does without it.
 
 import json
 import threading
+import time
 from typing import Any
 
 from ministack.core import lambda_runtime
 from ministack.core.responses import error_response_json, now_iso
-from ministack.services import lambda_svc, s3
+from ministack.services import cloudwatch, lambda_svc, s3
 from ministack.services import stepfunctions as sfn
 
 #: What a child execution in MiniStack's books is called in a ResultWriter's files.
@@ -20,6 +21,8 @@ _OUTCOMES = ("SUCCEEDED", "FAILED")
 def main() -> None:
     name_errors()
     name_throttles()
+    publish_metrics()
+    count_executions()
     write_map_results()
     read_json_lines()
     redrive()
@@ -65,6 +68,56 @@ def name_throttles() -> None:
         return result
 
     lambda_svc._throttle_response = named
+
+
+def publish_metrics() -> None:
+    """Metrics in a function's log (EMF) reach CloudWatch, and with it alarms (else they do not)."""
+    execute = lambda_svc._execute_function_warm
+
+    def execute_and_publish(func: Any, event: Any, request_id: str) -> dict[str, Any]:
+        result: dict[str, Any] = execute(func, event, request_id)
+        for line in (result.get("log") or "").splitlines():
+            if line.startswith('{"_aws"'):
+                _publish(json.loads(line))
+        return result
+
+    lambda_svc._execute_function_warm = execute_and_publish
+
+
+def _publish(record: dict[str, Any]) -> None:
+    at = record["_aws"]["Timestamp"] / 1000
+    for directive in record["_aws"]["CloudWatchMetrics"]:
+        for names in directive["Dimensions"]:
+            dimensions = {name: str(record[name]) for name in names}
+            for metric in directive["Metrics"]:
+                value = record[metric["Name"]]
+                for one in value if isinstance(value, list) else [value]:
+                    _datum(directive["Namespace"], metric["Name"], dimensions, at, one)
+    cloudwatch._evaluate_all_alarms()
+
+
+def _datum(namespace: str, name: str, dimensions: dict[str, str], at: float, value: float) -> None:
+    cloudwatch._store_datum(namespace, name, dimensions, at, "None", value, None, None, None)
+
+
+def count_executions() -> None:
+    """AWS/States counts how executions end (else alarms on failed runs never ring)."""
+    original = sfn._emit_execution_status_event
+    names = {
+        "RUNNING": "ExecutionsStarted",
+        "SUCCEEDED": "ExecutionsSucceeded",
+        "FAILED": "ExecutionsFailed",
+        "ABORTED": "ExecutionsAborted",
+        "TIMED_OUT": "ExecutionsTimedOut",
+    }
+
+    def emit(execution: dict[str, Any]) -> None:
+        original(execution)
+        machine = {"StateMachineArn": execution["stateMachineArn"]}
+        _datum("AWS/States", names[execution["status"]], machine, time.time(), 1)
+        cloudwatch._evaluate_all_alarms()
+
+    sfn._emit_execution_status_event = emit
 
 
 def write_map_results() -> None:

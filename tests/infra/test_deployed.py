@@ -1,7 +1,8 @@
-"""The roles at work: the emulator lets every function do only what its role allows.
+"""The stack at work in the emulator, which lets every function do only what its role allows.
 
-First the product itself runs under its roles, so that none lacks a right. Then a burglar takes
-each function's place and tries what that role must not do.
+First the product itself runs under its roles, so that none lacks a right, and what it publishes
+reaches the alarms. Then a burglar takes each function's place and tries what that role must
+not do.
 """
 
 import io
@@ -45,6 +46,10 @@ path = "{home}/back"
 [[targets]]
 name = "staging"
 connection = {{ secret = "staging/shop" }}
+
+[[schedules]]
+name = "nightly"
+when = "cron(0 3 * * ? *)"
 
 [retention]
 keep_last = 1
@@ -102,7 +107,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 def backed_up(deployed: Deployed) -> Deployed:
     """The stack after two backups, the second of which pruned the first."""
     for _ in range(2):
-        ended = deployed.run("Backup", {"sources": ["tree", "lite"]})
+        ended = deployed.run("Backup", {"schedule": "nightly", "sources": ["tree", "lite"]})
         assert ended["status"] == "SUCCEEDED", ended.get("cause")
     return deployed
 
@@ -119,6 +124,51 @@ def test_a_restore_needs_no_more_than_its_roles(backed_up: Deployed) -> None:
 
     assert ended["status"] == "SUCCEEDED", ended.get("cause")
     assert len(list((backed_up.home / "back").rglob("*.txt"))) == 20
+
+
+def test_what_a_run_publishes_is_what_the_dashboard_looks_at(backed_up: Deployed) -> None:
+    watch = backed_up.client("cloudwatch")
+    published = {
+        (m["MetricName"], frozenset((d["Name"], d["Value"]) for d in m["Dimensions"]))
+        for m in watch.list_metrics(Namespace="Stepvault")["Metrics"]
+    }
+    board = json.loads(watch.get_dashboard(DashboardName="Stepvault")["DashboardBody"])
+    lines = [m for w in board["widgets"] for m in w["properties"]["metrics"] if m[0] == "Stepvault"]
+    shown = {
+        (line[1], frozenset(zip(line[2:-1:2], line[3:-1:2], strict=True)))
+        for line in lines
+        if "shop" not in line
+    }
+    sometimes = {
+        "Errors",
+        "MemoryWarning",
+        "BottleneckSource",
+        "BottleneckCpu",
+        "BottleneckNetwork",
+    }
+
+    assert {m for m in shown if m[0] not in sometimes} <= published
+    assert len(shown) > 15
+
+
+def _alarm(deployed: Deployed, name: str) -> str:
+    found = deployed.client("cloudwatch").describe_alarms()["MetricAlarms"]
+    (state,) = [a["StateValue"] for a in found if f"-Alarms{name}" in a["AlarmName"]]
+    return str(state)
+
+
+def test_a_sealed_run_quiets_the_alarm_on_missed_runs(backed_up: Deployed) -> None:
+    assert _alarm(backed_up, "Missednightly") == "OK"
+    assert _alarm(backed_up, "Memorytree") == "OK"
+
+
+def test_a_failed_run_is_red_and_rings(backed_up: Deployed) -> None:
+    ended = backed_up.run("Backup", {"sources": ["shop", "tree"]})
+
+    assert ended["status"] == "FAILED"
+    assert ended["error"] == "SourcesFailed"
+    assert "prod/shop" in ended["cause"]
+    assert _alarm(backed_up, "RunFailed") == "ALARM"
 
 
 BACK_UP = ["back_up_files", "back_up_sqlite", "back_up_postgres"]
