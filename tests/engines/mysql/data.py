@@ -157,6 +157,7 @@ def contents(server: MariaDb, database: str) -> dict[str, Any]:
         return {}
     connection = server.connect(database)
     found: dict[str, Any] = {}
+    connection.query("SET SESSION sql_mode=''")
 
     def ask(sql: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
@@ -168,13 +169,16 @@ def contents(server: MariaDb, database: str) -> dict[str, Any]:
         what = {"VIEW": "VIEW", "SEQUENCE": "SEQUENCE"}.get(kind, "TABLE")
         text = re.sub(r" AUTO_INCREMENT=\d+", "", ask(f"SHOW CREATE {what} {quoted}")[0][1])
         text = text.replace(f"nextval(`{database}`.", "nextval(")
+        if what == "VIEW":
+            text = text.replace(f"`{database}`.", "")
         found[f"{kind} {name}"] = text
         if what == "TABLE":
             found[f"rows of {name}"] = _rows(ask, quoted, text)
         if what == "SEQUENCE":
             found[f"value of {name}"] = ask(f"SELECT next_not_cached_value FROM {quoted}")[0][0]
     for name, *_ in ask("SHOW TRIGGERS"):
-        found[f"trigger {name}"] = ask(f"SHOW CREATE TRIGGER `{name}`")[0][1:5]
+        said = ask(f"SHOW CREATE TRIGGER `{name}`")[0]
+        found[f"trigger {name}"] = [said[1], said[2].replace(f"{database}.", ""), *said[3:5]]
     for kind in ("FUNCTION", "PROCEDURE"):
         for row in ask(f"SHOW {kind} STATUS WHERE db = '{database}'"):
             found[f"{kind} {row[1]}"] = ask(f"SHOW CREATE {kind} `{row[1]}`")[0][1:5]

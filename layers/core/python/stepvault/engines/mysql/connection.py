@@ -88,19 +88,19 @@ class Session:
             raise SourceUnsupported(f"{address} answers with server version {version!r}")
         self.number = tuple(int(n) for n in numbers.groups())
 
-    def rows(self, sql: str) -> list[tuple[Any, ...]]:
-        """All rows of a small result."""
-        with self.errors(), self._driver.cursor() as cursor:
+    def rows(self, sql: str, what: str = "") -> list[tuple[Any, ...]]:
+        """All rows of a small result; ``what`` it is about stands in errors' messages."""
+        with self.errors(what), self._driver.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
 
-    def one(self, sql: str) -> tuple[Any, ...]:
+    def one(self, sql: str, what: str = "") -> tuple[Any, ...]:
         """The only row, or an empty tuple."""
-        return next(iter(self.rows(sql)), ())
+        return next(iter(self.rows(sql, what)), ())
 
-    def run(self, sql: str | bytes) -> int:
+    def run(self, sql: str | bytes, what: str = "") -> int:
         """Run a statement; returns the rows it changed."""
-        with self.errors():
+        with self.errors(what):
             return self._driver.query(sql)
 
     def stream(self, sql: str) -> socket.socket:

@@ -87,17 +87,27 @@ def create_table(session: Session, table: Table) -> str:
     Raises:
         SourceChanged: it is gone.
     """
-    with session.errors(f"{table.kind} {table.label}"):
-        if table.kind == "view":
-            session.run(f"USE {quote(table.database)}")  # names inside come without the database
-            return str(session.one(f"SHOW CREATE VIEW {table.sql}")[1])
-        kind = "SEQUENCE" if table.kind == "sequence" else "TABLE"
-        said = session.one(f"SHOW CREATE {kind} {table.sql}")
-        if not said:
-            raise SourceChanged(f"{table.kind} {table.label} has gone", "Try again")
-        # A default such as nextval(`shop`.`numbers`) has to mean the restored sequence.
-        here = re.escape(quote(table.database))
-        return re.sub(rf"\b((?:next|last)val\(){here}\.", r"\1", str(said[1]))
+    what = f"{table.kind} {table.label}"
+    if table.kind == "view":
+        session.run(f"USE {quote(table.database)}")  # most names then come without it
+        return _local(str(session.one(f"SHOW CREATE VIEW {table.sql}", what)[1]), table.database)
+    kind = "SEQUENCE" if table.kind == "sequence" else "TABLE"
+    said = session.one(f"SHOW CREATE {kind} {table.sql}", what)
+    if not said:
+        raise SourceChanged(f"{what} has gone", "Try again")
+    # A default such as nextval(`shop`.`numbers`) has to mean the restored sequence.
+    here = re.escape(quote(table.database))
+    return re.sub(rf"\b((?:next|last)val\(){here}\.", r"\1", str(said[1]))
+
+
+def _local(text: str, database: str) -> str:
+    """A view's text without its own database before columns and functions, so that it works
+    under another name; strings stay as they are."""
+    name = r"`(?:[^`]|``)*`"
+    qualifier = re.compile(
+        rf"'(?:[^'\\]|\\.|'')*'|{re.escape(quote(database))}\.(?={name}(?:\.`|\())", re.DOTALL
+    )
+    return qualifier.sub(lambda m: m[0] if m[0].startswith("'") else "", text)
 
 
 def sequence(session: Session, table: Table, definition: str) -> list[str]:

@@ -415,8 +415,7 @@ class MySqlSnapshot:
         """
         if (session.id, table.label) in self._pinned:
             return
-        with session.errors(f"table {table.label}"):
-            session.run(f"SELECT 1 FROM {table.sql} LIMIT 0")
+        session.run(f"SELECT 1 FROM {table.sql} LIMIT 0", f"table {table.label}")
         now = definitions.create_table(session, table)
         if definitions.normal(now) != self._contents.definitions[table.label]:
             raise SourceChanged(

@@ -222,10 +222,8 @@ def _define(job: RestoreJob, session: Session, chosen: _Chosen, stored: StoredOb
         session.run(setting)
     content = b"".join(job.read(stored))  # whole and proved before the first statement runs
     for statement in definitions.split(content):
-        with session.errors(f"{stored.name}"):
-            session.run(
-                definitions.owned(statement, job.options.owner).encode("utf-8", "surrogateescape")
-            )
+        owned = definitions.owned(statement, job.options.owner)
+        session.run(owned.encode("utf-8", "surrogateescape"), stored.name)
     job.progress(stored.name, stored.raw_bytes)
 
 
@@ -318,8 +316,7 @@ def _run_all(
                 f"time ran out in {stored.name} after {rows:,} of {stored.rows:,} rows",
                 "Restore from a terminal or a container, or raise connections",
             )
-        with session.errors(f"table {label}"):
-            rows += session.run(statement)
+        rows += session.run(statement, f"table {label}")
         done += len(statement)
         job.progress(stored.name, done)
     if rows != stored.rows:

@@ -1,0 +1,236 @@
+"""What goes wrong says so, by name, and leaves nothing that looks whole."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.demo.mariadb_server import MariaDb
+from stepvault.engines.base import Connection
+from stepvault.engines.mysql import connection as connection_module
+from stepvault.errors import (
+    SourceBusy,
+    SourceChanged,
+    SourceDenied,
+    SourceUnreachable,
+    SourceUnsupported,
+    StepvaultError,
+)
+from tests.engines.driver import back_up, restore_job, run_restore
+from tests.engines.mysql import data
+from tests.engines.mysql.test_contract import MariaDbRig
+
+
+@pytest.fixture
+def rig(server: MariaDb) -> Iterator[MariaDbRig]:
+    """With a database ``pair`` of two tables, ``larger`` being read first."""
+    server.sql("CREATE OR REPLACE DATABASE pair")
+    server.sql(
+        "CREATE TABLE larger (id INT PRIMARY KEY, t VARCHAR(200))",
+        "INSERT INTO larger SELECT seq, REPEAT('x', 150) FROM seq_1_to_20000",
+        "CREATE TABLE smaller (id INT PRIMARY KEY, t VARCHAR(50))",
+        "INSERT INTO smaller VALUES (1, 'one')",
+        "ANALYZE TABLE larger, smaller",
+        database="pair",
+    )
+    yield MariaDbRig(server)
+    server.sql("DROP DATABASE pair")
+
+
+def fails(rig: MariaDbRig, folder: Path, kind: type[StepvaultError], **more: Any) -> str:
+    """Back up ``pair``, expect that error and no object; returns its text."""
+    source = rig.source("pair", **more.pop("settings", {}))
+    job = {"connection": rig.as_dumper(), "connections": 1} | more
+    with pytest.raises(kind) as caught:
+        back_up(rig.engine, source, folder, **job)
+    assert type(caught.value) is kind
+    assert not [p for p in folder.rglob("*") if p.is_file()]
+    return str(caught.value)
+
+
+def at_first_row(action: Any) -> Any:
+    """A watch that acts once, when the first rows have been read."""
+    done = threading.Event()
+
+    def watch(name: str, raw_bytes: int) -> None:
+        if "larger.0" in name and raw_bytes > 1000 and not done.is_set():
+            done.set()
+            action()
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "ALTER TABLE smaller ADD COLUMN more INT DEFAULT 5",  # instant: the rows stay as they are
+        "ALTER TABLE smaller MODIFY t VARCHAR(10)",
+        "ALTER TABLE smaller FORCE",
+        "TRUNCATE TABLE smaller",
+        "DROP TABLE smaller",
+        "RENAME TABLE smaller TO somewhere_else",
+    ],
+)
+def test_a_table_changed_in_mid_dump_is_named(
+    rig: MariaDbRig, tmp_path: Path, statement: str
+) -> None:
+    change = at_first_row(lambda: rig.server.sql(statement, database="pair"))
+    said = fails(rig, tmp_path, SourceChanged, watch=change)
+    assert "pair.smaller" in said
+
+
+def test_a_lock_held_by_another_is_waited_for_briefly_and_its_holder_named(
+    rig: MariaDbRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "LOCK_WAIT", 1)
+    holder = rig.server.connect("pair")
+    holder.query("LOCK TABLES smaller WRITE")
+    running = threading.Thread(target=lambda: holder.query("SELECT SLEEP(4) AS holding_the_lock"))
+    running.start()
+    try:
+        said = fails(rig, tmp_path, SourceBusy)
+    finally:
+        running.join()
+        holder.close()
+    assert "pair.smaller" in said
+    assert "holding_the_lock" in said
+    assert "root@" in said
+
+
+@pytest.mark.parametrize(
+    ("grant", "lacks"),
+    [
+        ("SELECT ON pair.larger", "EVENT, SELECT, SHOW VIEW, TRIGGER"),
+        ("SELECT ON pair.*", "EVENT, SHOW VIEW, TRIGGER"),
+        ("SELECT, SHOW VIEW, EVENT ON `p_ir`.*", "TRIGGER"),
+    ],
+)
+def test_what_the_user_may_not_see_is_not_left_out_in_silence(
+    rig: MariaDbRig, tmp_path: Path, grant: str, lacks: str
+) -> None:
+    rig.server.sql(
+        "CREATE OR REPLACE USER half@127.0.0.1 IDENTIFIED BY 'half'",
+        f"GRANT {grant} TO half@127.0.0.1",
+    )
+    connection = Connection("127.0.0.1", rig.server.port, "half", "half")
+    said = fails(rig, tmp_path, SourceDenied, connection=connection)
+    assert f"lacks {lacks} on database pair" in said
+    assert f"GRANT {lacks} ON `pair`.* TO 'half'@'127.0.0.1'" in said
+
+
+def test_a_killed_server_is_unreachable(tmp_path: Path) -> None:
+    with MariaDb() as mortal:
+        mortal.sql(
+            "CREATE USER dumper@127.0.0.1 IDENTIFIED BY 'dump-me'",
+            "GRANT ALL ON *.* TO dumper@127.0.0.1",
+            "CREATE DATABASE pair",
+            "CREATE TABLE pair.larger (id INT PRIMARY KEY, t LONGTEXT)",
+        )
+        mortal.sql(
+            "INSERT INTO larger SELECT seq, REPEAT('x', 100000) FROM seq_1_to_200", database="pair"
+        )
+        kill = at_first_row(lambda: mortal.stop(signal.SIGKILL))
+        said = fails(MariaDbRig(mortal), tmp_path, SourceUnreachable, watch=kill)
+    assert f"127.0.0.1:{mortal.port}" in said
+
+
+def test_tls_that_the_server_does_not_speak_is_an_error(rig: MariaDbRig, tmp_path: Path) -> None:
+    connection = rig.as_dumper(tls="require")
+    assert "tls" in fails(rig, tmp_path, SourceUnreachable, connection=connection)
+
+
+def test_tables_without_transactions_are_refused_when_told(rig: MariaDbRig, tmp_path: Path) -> None:
+    rig.server.sql("ALTER TABLE pair.smaller ENGINE=MyISAM")
+    said = fails(rig, tmp_path, SourceUnsupported, settings={"non_transactional": "refuse"})
+    assert "pair.smaller (myisam)" in said
+
+
+def test_rows_beyond_max_allowed_packet_are_read_whole(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
+) -> None:
+    """The server could not put these into a text: they come raw. Only putting them back needs
+    the room."""
+    rig.server.sql(
+        "CREATE TABLE huge (id INT PRIMARY KEY, b LONGBLOB, t LONGTEXT)",
+        "INSERT INTO huge VALUES (1, REPEAT(x'00FF5C27', 5000000), NULL), (2, NULL, REPEAT('ü\\'', 3000000))",
+        database="pair",
+    )
+    rig.server.sql("SET GLOBAL max_allowed_packet = 1048576")
+    try:
+        results = back_up(rig.engine, rig.source("pair"), tmp_path, connection=rig.as_dumper())
+    finally:
+        rig.server.sql("SET GLOBAL max_allowed_packet = 67108864")
+    target = rig.target()
+    job = restore_job(results, tmp_path, rig.source("pair"), **target)
+    run_restore(rig.engine, job)
+    assert rig.content(target) == data.contents(rig.server, "pair")
+
+    other.sql("CREATE OR REPLACE DATABASE small_packets")
+    there = Connection("127.0.0.1", other.port, "root", other.password, "small_packets")
+    job = restore_job(results, tmp_path, rig.source("pair"), connection=there)
+    with pytest.raises(SourceUnsupported, match="max_allowed_packet is 4,194,304"):
+        run_restore(rig.engine, job)
+    assert other.sql("SELECT COUNT(*) FROM small_packets.huge") == [(0,)]
+
+
+def test_a_row_too_large_for_the_server_to_build_is_an_error_not_a_gap(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    rig.server.sql(
+        "CREATE TABLE quotes (id INT PRIMARY KEY, a VARBINARY(60000))",
+        "INSERT INTO quotes VALUES (1, 'fine'), (2, REPEAT('x', 60000))",
+        database="pair",
+    )
+    rig.server.sql("SET GLOBAL max_allowed_packet = 65536")
+    try:
+        said = fails(rig, tmp_path, SourceUnsupported)
+    finally:
+        rig.server.sql("SET GLOBAL max_allowed_packet = 67108864")
+    assert "pair.quotes" in said
+    assert "max_allowed_packet" in said
+
+
+def test_a_hostile_configuration_of_the_server_changes_nothing(tmp_path: Path) -> None:
+    """Limits and modes that would end a result early or change its text."""
+    options = [
+        "--sql-mode=NO_BACKSLASH_ESCAPES,ANSI_QUOTES,PAD_CHAR_TO_FULL_LENGTH,STRICT_ALL_TABLES,NO_ZERO_DATE",
+        "--default-time-zone=+05:30",
+        "--net-write-timeout=1",
+        "--character-set-server=latin1",
+    ]
+    with MariaDb(options) as hostile:
+        hostile.sql(
+            "SET GLOBAL log_bin_trust_function_creators=1",
+            "CREATE USER dumper@127.0.0.1 IDENTIFIED BY 'dump-me'",
+            "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON *.* TO dumper@127.0.0.1",
+        )
+        rig = MariaDbRig(hostile)
+        data.make(hostile, "shop", data.SHOP + data.WIDE)
+        hostile.sql("SET GLOBAL sql_select_limit=3", "SET GLOBAL max_statement_time=0.5")
+        paused = threading.Event()
+
+        def pause_once(name: str, raw_bytes: int) -> None:
+            if "orders.0" in name and not paused.is_set():
+                paused.set()
+                threading.Event().wait(2.5)
+
+        results = back_up(rig.engine, rig.filled(), tmp_path, watch=pause_once, **rig.job(None))
+        target = rig.target()
+        job = restore_job(results, tmp_path, rig.filled(), **target)
+        run_restore(rig.engine, job)
+        assert rig.engine.differences(job) == []
+        hostile.sql("SET GLOBAL sql_select_limit=DEFAULT", "SET GLOBAL max_statement_time=0")
+        assert rig.content(target) == data.contents(hostile, "shop")
+        assert paused.is_set()
+
+
+def test_no_server_process_is_left_behind() -> None:
+    with MariaDb() as server:
+        pid = server.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert not server.folder.exists()

@@ -1,0 +1,160 @@
+"""Cutting tables and packets: nothing twice, nothing lost."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from examples.demo.mariadb_server import MariaDb
+from stepvault.engines.mysql.dump import Names, cut
+from stepvault.engines.mysql.inventory import matches
+from stepvault.engines.mysql.rows import Sums, _packets
+from tests.engines.driver import back_up, restore_job, run_restore
+from tests.engines.mysql.test_contract import MariaDbRig
+
+_BIG = st.integers(-(2**63), 2**64 - 1)
+
+
+@given(_BIG, _BIG, st.integers(1, 50), st.lists(_BIG, max_size=20))
+def test_every_key_lies_in_exactly_one_range(
+    one: int, two: int, parts: int, others: list[int]
+) -> None:
+    low, high = min(one, two), max(one, two)
+    ranges = cut(low, high, parts)
+    assert 1 <= len(ranges) <= parts
+    for key in [
+        low,
+        high,
+        low - 1,
+        high + 1,
+        *others,
+        *(start for start, _ in ranges if start is not None),
+    ]:
+        holders = [
+            (start, stop)
+            for start, stop in ranges
+            if (start is None or key >= start) and (stop is None or key < stop)
+        ]
+        assert len(holders) == 1
+
+
+def framed(packets: list[bytes]) -> bytes:
+    """Packets as the protocol sends them: 16 MiB pieces, the last one shorter."""
+    out = bytearray()
+    for number, packet in enumerate(packets):
+        for start in range(0, len(packet) + 1, 0xFFFFFF):
+            piece = packet[start : start + 0xFFFFFF]
+            out += len(piece).to_bytes(3, "little") + bytes([number & 255]) + piece
+    return bytes(out)
+
+
+def received(data: bytes, sizes: Iterator[int], wanted: int) -> list[bytes]:
+    """What _packets makes of data that comes through a real socket in pieces of these sizes."""
+    ours, theirs = socket.socketpair()
+
+    def send() -> None:
+        at = 0
+        while at < len(data):
+            size = next(sizes)
+            theirs.sendall(data[at : at + size])
+            at += size
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    found: list[bytes] = []
+    with ours, theirs:
+        for batch in _packets(ours):
+            found += batch
+            if len(found) >= wanted:
+                break
+        sender.join()
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=30),
+    st.lists(st.integers(1, 300), min_size=1, max_size=20),
+)
+def test_packets_are_whole_wherever_the_network_cuts_them(
+    packets: list[bytes], sizes: list[int]
+) -> None:
+    def cycle() -> Iterator[int]:
+        while True:
+            yield from sizes
+
+    assert received(framed(packets), cycle(), len(packets)) == packets
+
+
+@pytest.mark.parametrize("size", [0xFFFFFE, 0xFFFFFF, 0x1000000, 2 * 0xFFFFFF, 2 * 0xFFFFFF + 5])
+def test_packets_of_16_mib_and_more_are_joined(size: int) -> None:
+    packets = [b"a", bytes(range(256)) * (size // 256) + b"x" * (size % 256), b"z"]
+    assert received(framed(packets), iter([1 << 20] * 1000), 3) == packets
+
+
+def test_sums_see_swapped_values_and_ignore_order() -> None:
+    def of(*lines: bytes) -> Sums:
+        sums = Sums()
+        sums.add(lines)
+        return sums
+
+    assert of(b"1,'a'", b"2,'b'") == of(b"2,'b'", b"1,'a'")
+    assert of(b"1,'a'", b"2,'b'") != of(b"1,'b'", b"2,'a'")
+    assert of(b"1", b"2").plus(of(b"3")) == of(b"1", b"2", b"3")
+    assert Sums.parse(2, of(b"1", b"2").text()) == of(b"1", b"2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("INT", "CAST(seq AS SIGNED) * 3 - 60000"),
+        ("BIGINT UNSIGNED", "seq + 18446744073709400000"),
+        ("BIGINT", "CAST(seq AS SIGNED) * IF(seq % 2, 1, 230000000000000)"),
+        ("TINYINT UNSIGNED", "seq % 256"),
+    ],
+)
+def test_a_split_table_is_put_together_again(
+    server: MariaDb, tmp_path: Path, kind: str, values: str
+) -> None:
+    rig = MariaDbRig(server)
+    name = rig.new_database()
+    server.sql(
+        f"CREATE TABLE many (id {kind}, n INT, t VARCHAR(100), PRIMARY KEY (id, n))",
+        f"INSERT INTO many SELECT {values}, seq, REPEAT('x', 90) FROM seq_1_to_40000",
+        "ANALYZE TABLE many",
+        database=name,
+    )
+    source = rig.source(name, split_above_mb=1)
+    results = back_up(rig.engine, source, tmp_path, **rig.job(source))
+    chunks = [o for o in results[0].objects if o.facts.get("kind") == "data"]
+    assert len(chunks) > 3
+    assert sum(o.rows or 0 for o in chunks) == 40000
+    target = rig.target()
+    job = restore_job(results, tmp_path, source, **target)
+    run_restore(rig.engine, job)
+    assert rig.content(target) == rig.content(source)
+    assert rig.engine.differences(job) == []
+    server.sql(*(f"DROP DATABASE {n}" for n in rig.made))
+
+
+@given(st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=30))
+def test_file_names_are_safe_and_unique_whatever_the_tables_are_called(tables: list[str]) -> None:
+    names = Names()
+    found = [names.of(table, "shop") for table in tables]
+    assert len({name.casefold() for name in found}) == len(tables)
+    for name in found:
+        assert name.isascii()
+        assert not set(name) & set("./\\ `'\"*?")
+        assert "-schema" not in name
+
+
+def test_patterns_name_tables_with_or_without_their_database() -> None:
+    assert matches("shop", "orders", ["ord*"])
+    assert matches("shop", "orders", ["shop.order?"])
+    assert not matches("shop", "orders", ["other.orders"])
+    assert not matches("shop", "orders", ["order"])
+    assert matches("shop", "a[1]", ["a[1]"])
