@@ -3,16 +3,17 @@
 import os
 import random
 import sqlite3
+import threading
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from stepvault.engines.base import Job
-from stepvault.engines.sqlite import engine
+from stepvault.engines.sqlite import engine, freeze
 from stepvault.errors import SourceChanged
 from tests.engines import sqlite_writer
-from tests.engines.driver import back_up
 from tests.engines.sqlite_files import make_database, only_facts, round_trip, settings, writer
 
 
@@ -84,21 +85,61 @@ def test_a_rollback_journal_makes_writers_wait_and_is_warned_of(tmp_path: Path) 
             assert only_facts(result)["journal_mode"] == "delete"
 
 
-def test_a_lock_that_got_lost_is_noticed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["overlay", "file"])
+def test_a_lock_that_got_lost_is_noticed(tmp_path: Path, method: str) -> None:
     """Closing any descriptor of the -shm file drops the process's locks on it."""
     path = tmp_path / "live.db"
     prefill(path)
-    with writer(path, "WAL", 20) as program:
-        time.sleep(0.1)
+    with writer(path, "WAL", 30):
+        for _ in range(100):  # until the copy begins by the method that is wanted
+            time.sleep(0.02)
+            with held(path, tmp_path) as view:
+                if view.method != method:
+                    continue
+                os.close(os.open(f"{path}-shm", os.O_RDONLY))
+                time.sleep(0.3)
+                with pytest.raises(SourceChanged, match=r"live\.db"):
+                    list(view.read())
+                return
+        pytest.fail(f"never began by {method}")
 
-        def lose_the_lock(name: str, done: int) -> None:
-            os.close(os.open(f"{path}-shm", os.O_RDONLY))
-            time.sleep(0.05)
 
-        with pytest.raises(SourceChanged, match=r"live\.db") as caught:
-            back_up(engine, settings(path), tmp_path / "vault", watch=lose_the_lock)
-        assert caught.value.fix
-        assert program.poll() is None
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_commit_while_the_copy_begins_makes_it_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    path = tmp_path / "shop.db"
+    make_database(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    begun = 0
+
+    def commit() -> None:
+        if begun <= 3:
+            other.execute("INSERT INTO note VALUES ('in between')")
+
+    def begin(connection: sqlite3.Connection) -> None:
+        nonlocal begun
+        begun += 1
+        if when == "before":
+            commit()
+        begin_reading(connection)
+        if when == "after":
+            commit()
+
+    begin_reading = freeze._begin_reading
+    monkeypatch.setattr(freeze, "_begin_reading", begin)
+    with held(path, tmp_path) as view:
+        (tmp_path / "copy.db").write_bytes(b"".join(bytes(piece) for piece in view.read()))
+        seen = view.connection.execute("SELECT count(*) FROM note").fetchone()
+    other.close()
+    assert begun == 4
+    copy = sqlite3.connect(tmp_path / "copy.db")
+    assert copy.execute("SELECT count(*) FROM note").fetchone() == seen
+    copy.close()
+
+
+def held(path: Path, scratch: Path) -> AbstractContextManager[freeze.Frozen]:
+    return freeze.frozen(path, str(path), scratch, threading.Event(), [])
 
 
 def test_a_database_is_frozen_when_it_is_opened_not_when_it_is_read(tmp_path: Path) -> None:

@@ -290,18 +290,15 @@ def _begin_at_known_commit(
 ) -> Header:
     """Begin the read transaction at a commit whose place in the log is known.
 
-    SQLite reads the file alone if all frames are checkpointed when it begins, else the log too;
-    a checkpoint that ends in between leaves that open, and we begin again.
+    If frames are not checkpointed afterwards, they were not when it began: SQLite then holds the
+    log for us. If all are, the file is complete, and held whichever way SQLite began.
     """
     for _ in range(_ATTEMPTS):
         before = Header.read(shm)
         _begin_reading(connection)
         after = Header.read(shm)
         if before and after and before.commit == after.commit:
-            if before.checkpointed == before.last_frame:
-                return before
-            if after.checkpointed < after.last_frame:
-                return after
+            return after
         connection.execute("ROLLBACK")
         if stop.wait(0.0005):
             raise cancelled(name)
