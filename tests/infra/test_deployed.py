@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ path = "{home}/tree"
 name = "lite"
 engine = "sqlite"
 path = "{home}/lite.sqlite"
+
+[[sources]]
+name = "late"
+engine = "sqlite"
+path = "{home}/late.sqlite"
 
 [[sources]]
 name = "shop"
@@ -74,16 +80,27 @@ class Deployed:
 
     def run(self, machine: str, given: dict[str, Any]) -> dict[str, Any]:
         """Run a state machine to its end."""
-        steps = self.client("stepfunctions")
-        arn = steps.start_execution(
+        started = self.client("stepfunctions").start_execution(
             stateMachineArn=self.outputs[f"{machine}StateMachineArn"], input=json.dumps(given)
-        )["executionArn"]
+        )
+        return self.ended(started["executionArn"])
+
+    def ended(self, arn: str) -> dict[str, Any]:
+        """The execution, when it has ended."""
+        steps = self.client("stepfunctions")
         for _ in range(600):
             execution: dict[str, Any] = steps.describe_execution(executionArn=arn)
             if execution["status"] != "RUNNING":
                 return execution
             time.sleep(0.1)
         raise AssertionError(f"{arn} did not end")
+
+
+def make_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE word (text)")
+        database.executemany("INSERT INTO word VALUES (?)", [(f"word {n}",) for n in range(1000)])
+        database.commit()
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +110,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     (home / "back").mkdir()
     for number in range(20):
         (home / "tree" / f"{number}.txt").write_text(f"file {number}\n")
-    with sqlite3.connect(home / "lite.sqlite") as lite:
-        lite.execute("CREATE TABLE word (text)")
-        lite.executemany("INSERT INTO word VALUES (?)", [(f"word {n}",) for n in range(1000)])
-    lite.close()
+    make_database(home / "lite.sqlite")
     config = home / "stepvault.toml"
     config.write_text(CONFIG.format(home=home))
     with emulator.running(auth=True) as endpoint:
@@ -137,7 +151,7 @@ def test_what_a_run_publishes_is_what_the_dashboard_looks_at(backed_up: Deployed
     shown = {
         (line[1], frozenset(zip(line[2:-1:2], line[3:-1:2], strict=True)))
         for line in lines
-        if "shop" not in line
+        if "tree" in line or "lite" in line or "source" not in line
     }
     sometimes = {
         "Errors",
@@ -169,6 +183,33 @@ def test_a_failed_run_is_red_and_rings(backed_up: Deployed) -> None:
     assert ended["error"] == "SourcesFailed"
     assert "prod/shop" in ended["cause"]
     assert _alarm(backed_up, "RunFailed") == "ALARM"
+
+
+def test_a_redrive_does_what_is_missing_and_only_that(backed_up: Deployed) -> None:
+    failed = backed_up.run("Backup", {"sources": ["late", "lite"]})
+    arn = failed["executionArn"]
+    run = keys.run_id(failed["startDate"], failed["name"])
+    bucket = backed_up.client("s3")
+    receipt = {"Bucket": backed_up.vault, "Key": keys.receipt("lite", run, "0000")}
+    before = bucket.head_object(**receipt)["VersionId"]
+
+    assert failed["error"] == "SourcesFailed"
+    assert "late.sqlite" in failed["cause"]
+
+    make_database(backed_up.home / "late.sqlite")
+    backed_up.client("stepfunctions").redrive_execution(executionArn=arn)
+    ended = backed_up.ended(arn)
+
+    assert ended["status"] == "SUCCEEDED", ended.get("cause")
+    assert json.loads(ended["output"])["run_id"] == run
+    assert bucket.head_object(**receipt)["VersionId"] == before
+    for source in ("late", "lite"):
+        assert bucket.head_object(Bucket=backed_up.vault, Key=keys.manifest(source, run))
+    tasks = [
+        backed_up.client("stepfunctions").describe_map_run(mapRunArn=m["mapRunArn"])["itemCounts"]
+        for m in backed_up.client("stepfunctions").list_map_runs(executionArn=arn)["mapRuns"]
+    ]
+    assert sorted((t["total"], t["succeeded"]) for t in tasks) == [(1, 1), (2, 1)]
 
 
 BACK_UP = ["back_up_files", "back_up_sqlite", "back_up_postgres"]
