@@ -92,28 +92,30 @@ def main() -> None:
 
 def prepare(stack: ExitStack, place: Path) -> str:
     """Servers, sources and the deployed stack, side by side; the URL of the shop's database."""
-    tickets, uploads = place / "sources/tickets.sqlite", place / "sources/uploads"
-    with step("PostgreSQL, an emulated AWS, and lifelike sources"), ThreadPoolExecutor(4) as pool:
-        layers = pool.submit(emulator.build_layers)
+    config = place / "stepvault.toml"
+    config.write_text(CONFIG.format(place=place))
+    with step("PostgreSQL, an emulated AWS, and lifelike sources"), ThreadPoolExecutor(8) as pool:
+        synthesized = pool.submit(emulator.synthesize, config, place / "cdk.out")
         aws = pool.submit(stack.enter_context, emulator.running(log=place / "aws.log"))
-        others = [
-            pool.submit(lifelike.make_tickets, tickets),
-            pool.submit(lifelike.make_files, uploads),
-        ]
         server = stack.enter_context(PostgresServer())
         server.psql("CREATE DATABASE shop")
         url = server.url("shop")
-        filling = pool.submit(lifelike.make_shop, url)
+        sources = [
+            pool.submit(lifelike.make_shop, url),
+            pool.submit(lifelike.make_tickets, place / "sources/tickets.sqlite"),
+            pool.submit(lifelike.make_files, place / "sources/uploads"),
+        ]
         os.environ.update(emulator.environment(aws.result()))
-        layers.result()
-        deployed = pool.submit(deploy, place, server)
-        for future in (*others, filling, deployed):
-            future.result()
+        keep_secret(server)
+        synthesized.result()
+        emulator.deploy(os.environ["AWS_ENDPOINT_URL"], config, assembly=place / "cdk.out")
+        for source in sources:
+            source.result()
     return url
 
 
-def deploy(place: Path, server: PostgresServer) -> None:
-    """The secret a person would have made, the configuration, and ``cdk deploy``."""
+def keep_secret(server: PostgresServer) -> None:
+    """The database's address and password, where a person would have put them."""
     secret = {
         "host": server.host,
         "port": server.port,
@@ -122,9 +124,6 @@ def deploy(place: Path, server: PostgresServer) -> None:
         "dbname": "shop",
     }
     boto3.client("secretsmanager").create_secret(Name="demo/shop", SecretString=json.dumps(secret))
-    config = place / "stepvault.toml"
-    config.write_text(CONFIG.format(place=place))
-    emulator.deploy(os.environ["AWS_ENDPOINT_URL"], config)
 
 
 def back_up(url: str, place: Path) -> None:
