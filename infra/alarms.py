@@ -1,8 +1,9 @@
 """Who hears about trouble, and what counts as trouble."""
 
-from aws_cdk import Duration
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_stepfunctions as sfn
@@ -29,6 +30,15 @@ def topic(scope: Construct, chosen: Notifications) -> sns.ITopic | None:
     if not chosen.email:
         return None
     made = sns.Topic(scope, "Topic", display_name="Stepvault", enforce_ssl=True)
+    # The rule on TLS replaces SNS's own policy, which let the account's alarms publish.
+    made.add_to_resource_policy(
+        iam.PolicyStatement(
+            actions=["sns:Publish"],
+            principals=[iam.ServicePrincipal("cloudwatch.amazonaws.com")],
+            resources=[made.topic_arn],
+            conditions={"StringEquals": {"aws:SourceAccount": Stack.of(made).account}},
+        )
+    )
     for address in chosen.email:
         made.add_subscription(subscriptions.EmailSubscription(address))
     return made
@@ -61,6 +71,8 @@ class Alarms(Construct):
                 "a redrive in the Step Functions console finishes what is missing",
             )
         for schedule in settings.schedules:
+            if schedule.when.startswith("at("):
+                continue  # once only: after that, silence is right
             hours = schedule.window_hours
             self._alarm(
                 f"Missed-{schedule.name}",

@@ -45,12 +45,12 @@ class Network(Construct):
                 )
             )
         if point := self._chosen.efs_access_point_arn:
-            region_and_account = ":".join(point.split(":")[3:5])
+            own = ":".join(point.split(":")[:5])
             grants.append(
                 Allow(
                     ["elasticfilesystem:ClientMount"]
                     + (["elasticfilesystem:ClientWrite"] if writes else []),
-                    [f"arn:aws:elasticfilesystem:{region_and_account}:file-system/*"],
+                    [f"{own}:file-system/*"],
                     "the access point, in the condition, names the file system",
                     {"StringEquals": {"elasticfilesystem:AccessPointArn": point}},
                 )

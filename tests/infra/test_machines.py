@@ -180,6 +180,19 @@ def test_a_failed_run_raises_an_alarm(everything: Template) -> None:
     assert {a["AlarmActions"][0] for a in alarms.values()} == {f"<{topic}>"}
 
 
+def test_alarms_may_publish_to_the_topic(everything: Template) -> None:
+    policy = everything.only("AWS::SNS::TopicPolicy")["PolicyDocument"]["Statement"]
+    (allowed,) = [s for s in policy if s["Effect"] == "Allow"]
+
+    assert allowed["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert allowed["Condition"] == {"StringEquals": {"aws:SourceAccount": "<AWS::AccountId>"}}
+
+
+def test_a_schedule_that_fires_once_raises_no_alarm_afterwards(everything: Template) -> None:
+    assert "Missednightly" in _alarms(everything)
+    assert "Missedonce" not in _alarms(everything)
+
+
 def test_a_missed_run_raises_an_alarm_after_the_schedules_window(everything: Template) -> None:
     alarm = _alarms(everything)["Missedoften"]
 
@@ -219,8 +232,8 @@ def test_every_metric_looked_at_is_one_that_the_functions_publish(everything: Te
 
     assert {"Throughput", "SourcesSealed", "PeakMemoryPercent", "BackupBytes"} <= shown
     for name in shown | alarmed:
-        written = "Bottleneck" if name.startswith("Bottleneck") else f'"{name}"'
-        assert written in telemetry, name
+        written = "Bottleneck" if name.startswith("Bottleneck") else rf"\b{name}\b"
+        assert re.search(written, telemetry), name
 
 
 def test_the_stack_tells_what_it_made(everything: Template) -> None:
