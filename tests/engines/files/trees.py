@@ -15,7 +15,7 @@ def source(path: Path, **settings: Any) -> FilesSource:
     return FilesSource(name="tree", engine="files", path=str(path), **settings)
 
 
-def lifelike(root: Path, files: int = 400, seed: int = 1) -> None:
+def lifelike(root: Path, files: int = 200, seed: int = 1) -> None:
     """Nested folders of small text-like files, a few larger ones, links and an empty folder."""
     random = Random(seed)
     words = [random.randbytes(random.randint(2, 9)).hex() for _ in range(500)]

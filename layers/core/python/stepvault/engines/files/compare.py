@@ -36,7 +36,9 @@ def differences(job: RestoreJob) -> list[str]:
     """
     if job.path is None:
         raise TargetMissing("no directory to compare is given", "Name one with --to")
-    plain = FilesSource(name=job.source.name, engine="files", path=str(job.path))
+    plain = FilesSource(
+        name=job.source.name, engine="files", path=str(job.path), allow_unreadable=True
+    )
     selection = Selection(job.options.only)
     lines = map(index.parse, Backup(job.objects, job.read).all_lines(selection))
     with Tree(job.path) as tree:
@@ -127,7 +129,11 @@ class _Comparison:
             return
         parent, name = split(entry.path)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=self._tree.directory(parent))
+        try:
+            descriptor = os.open(name, flags, dir_fd=self._tree.directory(parent))
+        except OSError as error:
+            yield f"cannot be read ({error.strerror})"
+            return
         try:
             for one in lines:
                 if content_hash(descriptor, one) != one.sha256:

@@ -96,9 +96,16 @@ class DirectoryReader:
             return self._link(path)
         return self._file(path, linked=kind == listing.LINKED)
 
-    def _directory(self, path: bytes) -> Member:
-        status = os.fstat(self._tree.directory(path))
-        return self._described(path, index.DIRECTORY, status, self._xattrs_at(path))
+    def _directory(self, path: bytes) -> Member | None:
+        """A directory's own metadata; it need not be readable for that."""
+        parent, name = split(path)
+        follow = self._source.follow_symlinks
+        status = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=follow)
+        if not stat.S_ISDIR(status.st_mode):
+            self._became_something_else(path)
+            return None
+        xattrs = self._xattrs_at(path, follow=follow)
+        return self._described(path, index.DIRECTORY, status, xattrs)
 
     def _link(self, path: bytes) -> Member | None:
         parent, name = split(path)
@@ -107,7 +114,7 @@ class DirectoryReader:
         if not stat.S_ISLNK(status.st_mode):
             self._became_something_else(path)
             return None
-        member = self._described(path, index.LINK, status, self._xattrs_at(path))
+        member = self._described(path, index.LINK, status, self._xattrs_at(path, follow=False))
         member.link = os.readlink(name, dir_fd=descriptor)
         return member
 
@@ -175,11 +182,11 @@ class DirectoryReader:
             xattrs=xattrs,
         )
 
-    def _xattrs_at(self, path: bytes) -> tar.Xattrs:
+    def _xattrs_at(self, path: bytes, *, follow: bool) -> tar.Xattrs:
         if not self._source.preserve_metadata:
             return ()
         parent, name = split(path)
-        return xattrs_at(self._tree.directory(parent), name)
+        return xattrs_at(self._tree.directory(parent), name, follow=follow)
 
     def _became_something_else(self, path: bytes) -> None:
         self._notes.add("became something else before it was read, left out", path)

@@ -1,5 +1,6 @@
 """Writing below a directory and nowhere else, whatever a backup's paths or the target's links say."""
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -39,10 +40,8 @@ class Target(Tree):
             check(path)
         try:
             return self.directory(path)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise _in_the_way(path) from error
+        except OSError:
+            pass  # missing, or something is in the way: the loop tells where
         made = ROOT
         for name in path.split(b"/"):
             parent, made = self.directory(made), join(made, name)
@@ -51,7 +50,9 @@ class Target(Tree):
             try:
                 descriptor = self.directory(made)
             except OSError as error:
-                raise _in_the_way(made) from error
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    raise _in_the_way(made) from error
+                raise
         return descriptor
 
     def put(self, source: bytes, staged: int, path: bytes) -> None:

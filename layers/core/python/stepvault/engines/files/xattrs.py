@@ -20,16 +20,16 @@ def xattrs_of(descriptor: int) -> Xattrs:
     return _values(descriptor, names, follow=True) if names else ()
 
 
-def xattrs_at(directory: int, name: bytes) -> Xattrs:
+def xattrs_at(directory: int, name: bytes, *, follow: bool = False) -> Xattrs:
     """Those of an entry that is not opened, such as a link."""
     path = b"/proc/self/fd/%d/%s" % (directory, name)
     try:
-        names = os.listxattr(path, follow_symlinks=False)
+        names = os.listxattr(path, follow_symlinks=follow)
     except OSError as error:
         if error.errno in _NONE:
             return ()
         raise
-    return _values(path, names, follow=False) if names else ()
+    return _values(path, names, follow=follow) if names else ()
 
 
 def _values(where: int | bytes, names: list[str], *, follow: bool) -> Xattrs:
