@@ -58,7 +58,7 @@ _BY_TEXT: tuple[tuple[str, str], ...] = (
     (r'database ".*" does not exist|database ".*" is not currently accepting', "3D000"),
     (r"permission denied|must be owner|must be superuser", "42501"),
     (r"too many (clients|connections)|remaining connection slots", "53300"),
-    (r"lock timeout|could not obtain lock", "55P03"),
+    (r"lock timeout|statement timeout|could not obtain lock", "55P03"),
     (r"conflict with recovery", "40001"),
     (r"out of shared memory", "53200"),
     (r"invalid page|could not read block|missing chunk number|compressed.* is corrupt", "XX001"),

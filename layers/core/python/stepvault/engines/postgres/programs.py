@@ -1,8 +1,10 @@
 """PostgreSQL's own programs as children: found on PATH, fed and watched, never left behind."""
 
+import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,8 +46,11 @@ def dsn(connection: Connection, scratch: Path, database: str | None = None) -> s
     passfile = scratch / ".pgpass"
     if connection.password is not None and not passfile.exists():
         escaped = connection.password.replace("\\", "\\\\").replace(":", "\\:")
-        passfile.touch(mode=0o600)
-        passfile.write_text(f"*:*:*:*:{escaped}\n")
+        # Made elsewhere and moved: another thread must not read half of it.
+        descriptor, made = tempfile.mkstemp(dir=scratch)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"*:*:*:*:{escaped}\n")
+        Path(made).rename(passfile)
     settings = parameters(connection, database) | {"passfile": str(passfile)}
     return " ".join(f"{name}={_quoted(value)}" for name, value in settings.items())
 

@@ -86,7 +86,7 @@ class Reader:
         self._children = children
         self._connection = connection
         self.broken = False
-        options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+        options = ["-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         dsn = programs.dsn(connection, scratch, database)
         self._child = children.start(
             [programs.find("psql"), *options, "-d", dsn], feed=True, read=True
@@ -97,10 +97,17 @@ class Reader:
         self._in = self._child.stdin
         with suppress(OSError):  # a small pipe is slower, not wrong
             fcntl.fcntl(self._out.fileno(), fcntl.F_SETPIPE_SZ, _BLOCK)
-        self._send(script)
+        self.send(script)
+
+    def send(self, script: bytes) -> None:
+        """Have psql run SQL; its failure shows at the next COPY or check."""
+        try:
+            self._in.write(script)
+        except BrokenPipeError:
+            raise self._failure() from None
 
     def check(self) -> None:
-        """Wait until the script has run.
+        """Wait until all that was sent has run.
 
         Raises:
             StepvaultError: it failed.
@@ -119,7 +126,7 @@ class Reader:
             raise SourceUnreachable(f"the connection that was to read {label} is gone", "Try again")
         self.broken = True  # until the end has come
         # To a file of its own psql keeps the completion tag, and with it the count.
-        self._send(b"COPY " + what + b" TO STDOUT \\g /proc/self/fd/1\n\\echo '\\\\.' :ROW_COUNT\n")
+        self.send(b"COPY " + what + b" TO STDOUT \\g /proc/self/fd/1\n\\echo '\\\\.' :ROW_COUNT\n")
         block = bytearray(_BLOCK)
         filled, row_begins = 0, True
         while True:
@@ -160,12 +167,6 @@ class Reader:
         """How much of a full block to hand on: not what may be the beginning of the end."""
         last = block.rfind(b"\n") + 1
         return last if len(block) - last < _LONGEST_END else len(block)
-
-    def _send(self, script: bytes) -> None:
-        try:
-            self._in.write(script)
-        except BrokenPipeError:
-            raise self._failure() from None
 
     def _failure(self) -> StepvaultError:
         """Why psql ended."""

@@ -37,17 +37,17 @@ def connect(connection: Connection, database: str | None = None) -> Session:
         raise failures.from_connecting(error, connection, database) from None
 
 
-def statements(server_version: int, lock_timeout: float = LOCK_TIMEOUT) -> list[str]:
-    """The SQL that sets up a session for reading."""
-    more = [f"SET lock_timeout = {round(lock_timeout * 1000)}"]
+def statements(server_version: int) -> list[str]:
+    """The SQL that sets up a session."""
+    more = [f"SET lock_timeout = {round(LOCK_TIMEOUT * 1000)}"]
     if server_version >= 170000:
         more.append("SET transaction_timeout = 0")
     return [*SETTINGS, *more]
 
 
-def set_up(session: Session, lock_timeout: float = LOCK_TIMEOUT) -> None:
+def set_up(session: Session) -> None:
     """Give the session our settings and the database's own encoding."""
-    for statement in statements(session.info.server_version, lock_timeout):
+    for statement in statements(session.info.server_version):
         session.execute(statement)
     row = session.execute("SHOW server_encoding").fetchone()
     session.execute(f"SET client_encoding = '{text(row[0]) if row else 'UTF8'}'")
@@ -88,13 +88,11 @@ def refuse_transaction_pooler(connection: Connection, first: Session) -> None:
         )
 
 
-def settings_script(server_version: int, snapshot: str, encoding: str) -> bytes:
-    """What psql has to run before it reads under the snapshot."""
+def script(server_version: int, encoding: str) -> bytes:
+    """The same for psql."""
     lines = [
         *statements(server_version),
-        "SET client_min_messages = error",
         f"SET client_encoding = '{encoding}'",
-        "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-        f"SET TRANSACTION SNAPSHOT '{snapshot}'",
+        "SET client_min_messages = error",
     ]
     return "".join(f"{line};\n" for line in lines).encode()

@@ -36,10 +36,11 @@ from stepvault.models import PostgresSource, StoredObject
 OLDEST = 12
 #: Range scans over ctid exist since PostgreSQL 14; before, each piece would read it all.
 SPLITS_SINCE = 140000
-ATTEMPTS = 5
-#: Seconds a reader waits for a lock that its sibling already holds: whoever is in between
-#: waits for us, so waiting longer only holds everybody up.
-SIBLING_LOCK_TIMEOUT = 2
+ATTEMPTS = 10
+#: Milliseconds to wait for a lock that a sibling already holds: whoever is in between waits
+#: for us, so waiting longer only holds everybody up.
+SIBLING_LOCK_TIMEOUT = 1000
+_BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 #: More tables than this are locked by the readers one by one: locks are a scarce resource.
 LOCK_AHEAD = 1000
 #: How a COPY text ends in an archive's data file.
@@ -241,31 +242,63 @@ class PostgresSnapshot:
                 f"tables = {source.tables} of source {source.name} fits no table",
                 "Write schema.table, with * and ? as wildcards",
             )
-        standby = watcher.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,)
         tables.check_readable(wanted.tables)
+        readers = self._start_readers(connection, watcher, stack)
 
         holder = session.connect(connection)
         stack.callback(holder.close)
         session.set_up(holder)
-        holder.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        holder.execute(_BEGIN)
         try:
             tables.lock(holder, watcher, wanted.tables)
         except psycopg.errors.UndefinedTable as error:
             raise _Moved(str(error).splitlines()[0]) from error
-        snapshot = _one(holder, "SELECT pg_catalog.pg_export_snapshot()")
-        seen = tables.choose(tables.listed(holder), source.tables, source.exclude_tables)
-        if _names(seen.tables) != _names(wanted.tables):
-            raise _Moved("tables were made, renamed or dropped")
         self._holder = holder
-        self.facts = self._describe(holder, snapshot, standby, len(seen.tables))
-
         try:
-            self._start_readers(connection, snapshot, seen.tables, stack)
+            snapshot = self._share(holder, readers, wanted.tables)
+            seen = tables.choose(tables.listed(holder), source.tables, source.exclude_tables)
+            if _names(seen.tables) != _names(wanted.tables):
+                raise _Moved("tables were made, renamed or dropped")
+            self.facts = self._describe(holder, snapshot, len(seen.tables))
             archive, folder = self._run_pg_dump(connection, snapshot, seen)
         except SourceBusy as busy:
             raise _Moved(busy.message) from busy
         self._plan_streams(holder, archive, folder, seen)
         self._add_globals(connection)
+
+    def _start_readers(
+        self, connection: Connection, watcher: Session, stack: ExitStack
+    ) -> list[Reader]:
+        """Connected and waiting, so that little time passes between lock and lock."""
+        encoding = _one(watcher, "SHOW server_encoding")
+        script = session.script(watcher.info.server_version, encoding)
+        readers = []
+        for _ in range(self._job.connections):
+            reader = Reader(self._children, connection, self._job.scratch, script)
+            stack.callback(reader.close)
+            readers.append(reader)
+        for reader in readers:
+            reader.check()
+        return readers
+
+    def _share(self, holder: Session, readers: Sequence[Reader], locked: Sequence[Table]) -> str:
+        """Locks for the readers, then one snapshot for all; its name.
+
+        Raises:
+            SourceBusy: a statement came in between; it waits for us, so we must begin again.
+        """
+        begin = f"{_BEGIN};\nSET LOCAL lock_timeout = {SIBLING_LOCK_TIMEOUT};\n".encode()
+        if 0 < len(locked) <= LOCK_AHEAD:
+            begin += tables.lock_statement(locked) + b";\n"
+        for reader in readers:
+            reader.send(begin)
+        snapshot = _one(holder, "SELECT pg_catalog.pg_export_snapshot()")
+        self._readers = SimpleQueue()
+        for reader in readers:
+            reader.send(f"SET TRANSACTION SNAPSHOT '{snapshot}';\n".encode())
+            reader.check()
+            self._readers.put(reader)
+        return snapshot
 
     def _source(self) -> PostgresSource:
         source = self._job.source
@@ -273,10 +306,9 @@ class PostgresSnapshot:
             raise TypeError(f"not a PostgreSQL source: {source!r}")
         return source
 
-    def _describe(
-        self, holder: Session, snapshot: str, standby: bool, count: int
-    ) -> dict[str, Any]:
+    def _describe(self, holder: Session, snapshot: str, count: int) -> dict[str, Any]:
         """What the receipt keeps of the source."""
+        standby = holder.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,)
         lsn = "pg_last_wal_replay_lsn" if standby else "pg_current_wal_insert_lsn"
         row = holder.execute(
             "SELECT datname::text, pg_catalog.pg_encoding_to_char(encoding)::text,"
@@ -289,7 +321,7 @@ class PostgresSnapshot:
         ).fetchall()
         return {
             "server": "PostgreSQL",
-            "server_version": session.text(_one(holder, "SHOW server_version")),
+            "server_version": _one(holder, "SHOW server_version"),
             "pg_dump": programs.client_version(),
             "database": database,
             "encoding": encoding,
@@ -301,26 +333,6 @@ class PostgresSnapshot:
             "tables": count,
             "extensions": {session.text(n): session.text(v) for n, v in extensions},
         }
-
-    def _start_readers(
-        self, connection: Connection, snapshot: str, locked: Sequence[Table], stack: ExitStack
-    ) -> None:
-        version = self._holder.info.server_version if self._holder else 0
-        script = session.settings_script(version, snapshot, self.facts["encoding"])
-        if 0 < len(locked) <= LOCK_AHEAD:
-            limit = b"SET LOCAL lock_timeout = %d;\n"
-            script += limit % (SIBLING_LOCK_TIMEOUT * 1000)
-            script += tables.lock_statement(locked) + b";\n"
-            script += limit % (session.LOCK_TIMEOUT * 1000)
-        self._readers = SimpleQueue()
-        readers = []
-        for _ in range(self.parallel):
-            reader = Reader(self._children, connection, self._job.scratch, script)
-            stack.callback(reader.close)
-            readers.append(reader)
-        for reader in readers:
-            reader.check()
-            self._readers.put(reader)
 
     def _run_pg_dump(
         self, connection: Connection, snapshot: str, seen: tables.Wanted
@@ -338,7 +350,7 @@ class PostgresSnapshot:
             options.append("--schema-only")
         arguments = [
             *("pg_dump", *options, f"--snapshot={snapshot}", f"--filter={filters}"),
-            f"--lock-wait-timeout={SIBLING_LOCK_TIMEOUT * 1000}",
+            f"--lock-wait-timeout={SIBLING_LOCK_TIMEOUT}",
             *("--file", str(folder), "--dbname", programs.dsn(connection, job.scratch)),
         ]
         programs.run(self._children, connection, arguments, job.remaining)
@@ -424,6 +436,6 @@ def _names(found: Sequence[Table]) -> set[tuple[int, bytes]]:
     return {(t.oid, t.quoted) for t in found}
 
 
-def _one(session_: Session, query: str) -> Any:
-    row = session_.execute(query).fetchone()
-    return row[0] if row else None
+def _one(opened: Session, query: str) -> str:
+    row = opened.execute(query).fetchone()
+    return session.text(row[0]) if row else ""

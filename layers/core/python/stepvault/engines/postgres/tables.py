@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import psycopg
 from psycopg import Connection as Session
 
-from stepvault.engines.postgres import failures
-from stepvault.engines.postgres.session import LOCK_TIMEOUT, text
+from stepvault.engines.postgres import failures, session
+from stepvault.engines.postgres.session import text
 from stepvault.errors import SourceBusy, SourceDenied
 
 #: Names come as bytes in the database's encoding: in SQL_ASCII there is no text.
@@ -90,11 +90,11 @@ class Wanted:
     left_out: list[Table] = field(default_factory=list)
 
 
-def listed(session: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
+def listed(opened: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
     """The user's tables, without those that belong to an extension."""
-    codec = session.info.encoding
+    codec = opened.info.encoding
     tables = []
-    for oid, kind, schema, name, quoted, readable in session.execute(_LIST, [list(kinds)]):
+    for oid, kind, schema, name, quoted, readable in opened.execute(_LIST, [list(kinds)]):
         label = (schema + b"." + name).decode(codec, "replace")
         tables.append(Table(oid, text(kind), schema, name, quoted, readable, label))
     return tables
@@ -120,9 +120,9 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(escaped, re.DOTALL)
 
 
-def storage(session: Session, tables: Sequence[Table]) -> dict[int, Storage]:
+def storage(opened: Session, tables: Sequence[Table]) -> dict[int, Storage]:
     """Columns and sizes by oid; the tables must be locked, or this waits for others' locks."""
-    rows = session.execute(_COLUMNS, [[t.oid for t in tables]]).fetchall()
+    rows = opened.execute(_COLUMNS, [[t.oid for t in tables]]).fetchall()
     return {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
 
 
@@ -143,7 +143,7 @@ def lock_statement(tables: Sequence[Table]) -> bytes:
     return b"LOCK TABLE " + b", ".join(t.quoted for t in tables) + b" IN ACCESS SHARE MODE"
 
 
-def lock(session: Session, watcher: Session, tables: Sequence[Table]) -> None:
+def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
     """Take the locks, or say who stands in the way.
 
     Raises:
@@ -153,7 +153,7 @@ def lock(session: Session, watcher: Session, tables: Sequence[Table]) -> None:
     if not tables:
         return
     try:
-        session.execute(lock_statement(tables))
+        opened.execute(lock_statement(tables))
     except psycopg.errors.LockNotAvailable:
         raise blocked(watcher, tables) from None
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
@@ -172,6 +172,6 @@ def blocked(watcher: Session, tables: Sequence[Table]) -> SourceBusy:
         else "its holder is gone by now"
     )
     return SourceBusy(
-        f"no lock on the tables within {LOCK_TIMEOUT} s; {holder}",
+        f"no lock on the tables within {session.LOCK_TIMEOUT} s; {holder}",
         "Try again when that statement is done, or end it with pg_terminate_backend",
     )

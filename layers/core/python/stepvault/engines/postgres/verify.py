@@ -87,9 +87,8 @@ def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapp
     seen: dict[str, Content] = {}
     errors: list[BaseException] = []
     children = programs.Children()
-    statements = session.statements(opened.info.server_version)
     encoding = session.text(_value(opened, "SHOW server_encoding"))
-    script = ";\n".join([*statements, f"SET client_encoding = '{encoding}'", ""]).encode()
+    script = session.script(opened.info.server_version, encoding)
 
     def work() -> None:
         reader = Reader(
