@@ -91,7 +91,7 @@ def writer(path: Path, mode: str, autocheckpoint: int) -> Iterator["subprocess.P
         yield process
         assert process.poll() is None, "the writer failed"
         process.stdin and process.stdin.close()
-        commits, _ = line(process.stdout).split()
+        commits, *_ = line(process.stdout).split()
         assert int(commits) > 0
 
 

@@ -1,9 +1,10 @@
 """A program that keeps committing to an SQLite file until its standard input closes.
 
-``python sqlite_writer.py <file> <journal mode> <autocheckpoint pages>``: every transaction moves
+``python sqlite_writer.py <file> <journal mode> <autocheckpoint pages> [commits per second]``,
+without the last as many as it can. Every transaction moves
 money between two tables, so that their sum stays, appends to a growing journal and cuts it
-back now and then, so that the file grows and its pages are used again. Prints the number of
-commits and the longest one in seconds at the end.
+back now and then, so that the file grows and its pages are used again. At the end it prints the
+number of commits, the seconds they took in all and the longest one.
 """
 
 import random
@@ -30,14 +31,15 @@ def prepare(connection: sqlite3.Connection) -> None:
     )
 
 
-def main(path: str, mode: str, autocheckpoint: str) -> None:
+def main(path: str, mode: str, autocheckpoint: str, rate: str = "0") -> None:
     connection = sqlite3.connect(path, isolation_level=None, timeout=60)
     connection.execute(f"PRAGMA journal_mode = {mode}")
     connection.execute(f"PRAGMA wal_autocheckpoint = {int(autocheckpoint)}")
     connection.execute("PRAGMA synchronous = OFF")
     prepare(connection)
     print("ready", flush=True)
-    commits, longest = 0, 0.0
+    commits, busy, longest = 0, 0.0, 0.0
+    first, every = time.monotonic(), 1 / float(rate) if float(rate) else 0.0
     while not select.select([sys.stdin], [], [], 0)[0]:
         cents, note = random.randrange(100), random.randbytes(random.randrange(9_000))
         started = time.monotonic()
@@ -49,8 +51,11 @@ def main(path: str, mode: str, autocheckpoint: str) -> None:
         connection.execute("UPDATE savings SET cents = cents + ?", (cents,))
         connection.execute("COMMIT")
         commits += 1
-        longest = max(longest, time.monotonic() - started)
-    print(commits, longest, flush=True)
+        took = time.monotonic() - started
+        busy += took
+        longest = max(longest, took)
+        time.sleep(max(0.0, first + commits * every - time.monotonic()) if every else 0.0)
+    print(commits, busy, longest, flush=True)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import apsw
 import pytest
 import zstandard
 
-from stepvault.engines.base import ObjectEntry
+from stepvault.engines.base import Job, ObjectEntry
 from stepvault.engines.sqlite import connect, engine, freeze
 from stepvault.engines.sqlite.mounts import is_network
 from stepvault.errors import (
@@ -178,6 +178,16 @@ def test_a_database_locked_by_another_is_busy(
     other.execute("BEGIN EXCLUSIVE")
     refused(settings(path), tmp_path, SourceBusy, str(path), "locked")
     other.close()
+
+
+def test_a_file_is_not_read_twice_at_a_time(tmp_path: Path) -> None:
+    """Ending the one copy would drop SQLite's locks under the other."""
+    path = tmp_path / "shop.db"
+    make_database(path)
+    (tmp_path / "link.db").symlink_to(path)
+    with engine.open(Job(source=settings(path), scratch=tmp_path)):
+        refused(settings(tmp_path / "link.db"), tmp_path, SourceBusy, "link.db", "one source only")
+    back_up(engine, settings(path), tmp_path / "vault")
 
 
 def test_the_sources_folder_is_left_as_it_was(tmp_path: Path) -> None:
