@@ -63,6 +63,8 @@ class Execution:
     started: datetime
     error: str = ""
     """Name and cause of the failure, or nothing."""
+    ended: datetime | None = None
+    redriven: datetime | None = None
 
 
 def require_session() -> None:
@@ -151,7 +153,15 @@ def execution(arn: str) -> Execution:
     """
     with errors("Step Functions"):
         found = _states().describe_execution(executionArn=arn)
-    return Execution(arn, found["name"], found["status"], found["startDate"], _why(dict(found)))
+    return Execution(
+        arn,
+        found["name"],
+        found["status"],
+        found["startDate"],
+        _why(dict(found)),
+        found.get("stopDate"),
+        found.get("redriveDate"),
+    )
 
 
 def _why(found: dict[str, Any]) -> str:
@@ -186,15 +196,17 @@ def find(machine: str, run: str) -> Execution | None:
     """The execution at work on that run: one that took it up again, else the one that began it."""
     known = executions(machine)
     for candidate in known.values():
-        if candidate.status == "RUNNING" and _input(candidate.arn).get("run_id") == run:
+        if candidate.status == "RUNNING" and taken_up(candidate) == run:
             return candidate
     return known.get(run)
 
 
-def _input(arn: str) -> dict[str, Any]:
+def taken_up(execution: Execution) -> str | None:
+    """The earlier run that the execution was started to finish; None if it began its own."""
     with errors("Step Functions"):
-        given = json.loads(_states().describe_execution(executionArn=arn).get("input") or "{}")
-    return given if isinstance(given, dict) else {}
+        found = _states().describe_execution(executionArn=execution.arn)
+    given = json.loads(found.get("input") or "{}")
+    return given.get("run_id") if isinstance(given, dict) else None
 
 
 @dataclass(frozen=True)

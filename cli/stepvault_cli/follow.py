@@ -61,6 +61,8 @@ class RunFollower:
         execution = aws.execution(self._execution.arn) if self._execution else None
         ended = _ENDS.get(execution.status) if execution else None
         summary = self._summary(execution) if ended or execution is None else None
+        if summary and execution and execution.ended and summary.ended > execution.ended:
+            execution = ended = None  # a later execution finished the run: its word counts
         if summary is not None:
             sources = [self._from_result(result) for result in summary.sources]
             failed = any(source.state == "failed" for source in sources)
@@ -103,7 +105,9 @@ class RunFollower:
             self._units = {}
             for unit in planned:
                 self._units.setdefault(unit.source.name, []).append(unit)
-        since = execution.started if execution else keys.run_started(self._run)
+        since = keys.run_started(self._run)
+        if execution:
+            since = execution.redriven or execution.started
         failures = [f for f in self._vault.failures(self._run) if f.at >= since]
         with ThreadPoolExecutor(8, thread_name_prefix="follow") as pool:
             look = partial(self._look_at_source, failures=failures)

@@ -1,5 +1,8 @@
 """``stepvault run`` and ``stepvault watch``."""
 
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+
 import click
 from rich.console import Console
 
@@ -70,10 +73,22 @@ def watch(place: Where, run_id: str, as_json: bool) -> None:
 
 def newest_run(vault: Vault, machine: str | None) -> str:
     """The newest run, planned or just started."""
-    known = [*vault.runs()[-1:], *(aws.executions(machine, 20) if machine else {})]
+    executions = aws.executions(machine, 20) if machine else {}
+    known = by_age({*vault.runs()[-20:], *executions}, executions)
     if not known:
         raise RunNotFound("There are no runs yet", "Start one with 'stepvault run'")
-    return max(known)
+    newest = known[-1]
+    return (aws.taken_up(executions[newest]) if newest in executions else None) or newest
+
+
+def by_age(runs: Iterable[str], executions: Mapping[str, aws.Execution]) -> list[str]:
+    """Run ids, the oldest first; ids tell seconds, executions also their fractions."""
+
+    def age(run: str) -> tuple[datetime, str]:
+        execution = executions.get(run)
+        return (execution.started if execution else keys.run_started(run)), run
+
+    return sorted(runs, key=age)
 
 
 def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bool) -> None:

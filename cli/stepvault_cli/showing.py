@@ -14,7 +14,7 @@ from stepvault.restore import find_manifest
 from stepvault_cli import aws, output
 from stepvault_cli.common import Where, json_option, where
 from stepvault_cli.follow import RunFollower
-from stepvault_cli.running import newest_run
+from stepvault_cli.running import by_age, newest_run
 
 _UNSEALED = {
     "RUNNING": "running",
@@ -43,7 +43,12 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
     """
     vault = place.vault
     executions = _executions(place)
-    newest = sorted({*vault.runs(), *executions})[-limit:]
+    planned = set(vault.runs())
+    newest = [
+        run
+        for run in by_age({*planned, *executions}, executions)[-limit:]
+        if run in planned or not aws.taken_up(executions[run])
+    ]
     with ThreadPoolExecutor(8) as pool:
         lines = [
             _run_line(run, summary, executions.get(run))

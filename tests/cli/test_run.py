@@ -70,6 +70,10 @@ def test_a_run_with_a_failed_source_exits_1_and_says_why_and_what_next(
     assert again.exit_code == 0
     assert "app, docs sealed" in again.stdout
     assert engines["files"].opened == 2, "what was stored is not read again"
+    listed = json.loads(invoke("runs", "--stack", stack.name, "--limit", "2", "--json").stdout)
+    assert [line["run_id"] for line in listed] == [run], "the second execution was no second run"
+    assert listed[0]["status"] == "succeeded"
+    assert f"run {run} succeeded" in invoke("watch", "--stack", stack.name).stdout
 
 
 def test_a_run_that_cannot_be_planned_says_why(stack: Stack, engines: Engines) -> None:
