@@ -30,7 +30,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -446,7 +446,7 @@ def run_prefix(source: str, turn: int) -> str:
     """Where in the bucket the turn's backup is."""
     from stepvault import keys
 
-    return keys.backup_prefix(source, _run_id(turn))
+    return keys.backup_prefix(source, _run_id(source, turn))
 
 
 def stored_bytes(store: ObjectStore, source: str) -> Callable[[int], int]:
@@ -471,10 +471,11 @@ def taken(store: ObjectStore, prefix: str) -> int:
     return size
 
 
-def _run_id(turn: int) -> str:
+def _run_id(source: str, turn: int) -> str:
     from stepvault import keys
 
-    return keys.run_id(datetime(2026, 1, 1, tzinfo=UTC), f"bench-{turn}")
+    started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=turn)
+    return keys.run_id(started, f"bench-{source}")
 
 
 def _back_up(job: dict[str, Any]) -> None:
@@ -485,7 +486,7 @@ def _back_up(job: dict[str, Any]) -> None:
     from stepvault.plan import RunInput, RunRequest, plan
     from stepvault.seal import SealRequest, complain, seal
 
-    vault, run = Vault(job["bucket"]), _run_id(job["turn"])
+    vault, run = Vault(job["bucket"]), _run_id(job["source"]["name"], job["turn"])
     config = Config.model_validate({"sources": [job["source"]]})
     execution = Execution(name="bench", started=datetime.now(UTC))
     plan(config, vault, RunRequest(execution=execution, input=RunInput(run_id=run)))
