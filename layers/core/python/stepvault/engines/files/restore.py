@@ -100,8 +100,8 @@ def restore(job: RestoreJob, task: RestoreTask) -> Counts:
     """Do one task."""
     if job.path is None:
         raise TargetMissing("no directory to restore to is given", "Name one with --to")
-    with Target(job.path) as target:
-        work = _Work(job, target, task.arguments["staging"])
+    with Target(job.path) as target, Target(job.path) as staged:
+        work = _Work(job, target, staged, task.arguments["staging"])
         if task.stage == "after":
             return work.finish()
         pack = task.arguments["pack"]
@@ -109,11 +109,16 @@ def restore(job: RestoreJob, task: RestoreTask) -> Counts:
 
 
 class _Work:
-    """One task on an open target."""
+    """One task on an open target.
 
-    def __init__(self, job: RestoreJob, target: Target, staging: str) -> None:
+    The staging folder is reached through a tree of its own: the few directories it has stay open
+    however many others the target makes us open.
+    """
+
+    def __init__(self, job: RestoreJob, target: Target, staged: Target, staging: str) -> None:
         self._job = job
         self._target = target
+        self._staged = staged
         self._staging = os.fsencode(staging)
         self._backup = Backup(job.objects, job.read)
         self._selection = Selection(job.options.only)
@@ -129,7 +134,7 @@ class _Work:
         lines = self._backup.lines_of(self._backup.find(None, index_name), stored, self._selection)
         folder = self._staging + b"/" + os.fsencode(task_id)
         self._make_private(self._staging)
-        self._target.remove(folder)
+        self._staged.remove(folder)
         self._make_private(folder)
         whole = lines.stored_bytes >= _RANGES_BELOW * stored.stored_bytes
         found = (
@@ -145,13 +150,13 @@ class _Work:
         for number, raw in enumerate(lines):
             line = index.parse(raw)
             if line.kind in (index.FILE, index.SPARSE, index.LINK):
-                self._target.put(b"%d" % number, self._target.directory(folder), line.path)
+                self._target.put(b"%d" % number, self._staged.directory(folder), line.path)
             count += line.kind in (index.FILE, index.SPARSE, index.LINK)
         return Counts(files=count)
 
     def _make_private(self, folder: bytes) -> None:
-        self._target.make(folder)
-        os.fchmod(self._target.directory(folder), 0o700)
+        self._staged.make(folder)
+        os.fchmod(self._staged.directory(folder), 0o700)
 
     def _stage(
         self, member: unpack.Found, folder: bytes, name: bytes, stored: StoredObject
@@ -167,14 +172,14 @@ class _Work:
             case index.PIECE:
                 self._stage_piece(member, stored)
             case index.LINK:
-                directory = self._target.directory(folder)
+                directory = self._staged.directory(folder)
                 os.symlink(line.link, name, dir_fd=directory)
                 self._metadata.apply_to_link(directory, name.decode(), line, xattrs)
             case index.HARD_LINK | index.SPARSE_HARD_LINK:
                 links = self._staging + b"/links"
                 self._make_private(links)
                 with suppress(FileNotFoundError):
-                    os.unlink(_orphan(line), dir_fd=self._target.directory(links))
+                    os.unlink(_orphan(line), dir_fd=self._staged.directory(links))
                 self._stage_file(member, links, _orphan(line), stored)
             case index.DIRECTORY if xattrs:
                 self._stage_directory(line, xattrs)
@@ -185,7 +190,7 @@ class _Work:
         self, member: unpack.Found, folder: bytes, name: bytes, stored: StoredObject
     ) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        descriptor = os.open(name, flags, 0o666, dir_fd=self._target.directory(folder))
+        descriptor = os.open(name, flags, 0o666, dir_fd=self._staged.directory(folder))
         try:
             if _write(descriptor, member, 0, self._job, stored) != member.line.sha256:
                 raise _differs(stored, member.line)
@@ -201,7 +206,7 @@ class _Work:
         self._make_private(folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         name = _hidden(member.line.path)
-        descriptor = os.open(name, flags, 0o666, dir_fd=self._target.directory(folder))
+        descriptor = os.open(name, flags, 0o666, dir_fd=self._staged.directory(folder))
         try:
             start = int(member.line.link.partition(b"-")[0])
             if _write(descriptor, member, start, self._job, stored) != member.line.sha256:
@@ -214,7 +219,7 @@ class _Work:
         """Keep a directory's attributes until all that it holds has been made: a default ACL
         would otherwise be inherited."""
         folder = self._staging + b"/directories/" + _hidden(line.path)
-        put_xattrs(self._target.make(folder), xattrs)
+        put_xattrs(self._staged.make(folder), xattrs)
 
     # After
 
@@ -240,7 +245,7 @@ class _Work:
         for line in reversed(above[1:] if root else above):
             self._finish_directory(line)
         xattrs = self._kept_xattrs(ROOT)
-        self._target.remove(self._staging)
+        self._staged.remove(self._staging)
         if root:
             self._metadata.apply(self._target.directory(ROOT), root, xattrs)
         return Counts(files=made)
@@ -250,7 +255,7 @@ class _Work:
 
     def _kept_xattrs(self, path: bytes) -> Sequence[tuple[bytes, bytes]]:
         try:
-            kept = self._target.directory(self._staging + b"/directories/" + _hidden(path))
+            kept = self._staged.directory(self._staging + b"/directories/" + _hidden(path))
         except FileNotFoundError:
             return ()
         return xattrs_of(kept)
@@ -258,7 +263,7 @@ class _Work:
     def _link(self, line: Line) -> int:
         """Give a file another name; 0 if an earlier attempt came to the end."""
         try:
-            staging = self._target.directory(self._staging)
+            staging = self._staged.directory(self._staging)
         except FileNotFoundError:
             return 0
         place, first = self._first_name(line)
@@ -277,7 +282,7 @@ class _Work:
     def _first_name(self, line: Line) -> tuple[int, bytes]:
         """Directory and name of the file; in the staging folder if its first name is not wanted."""
         with suppress(FileNotFoundError):
-            links = self._target.directory(self._staging + b"/links")
+            links = self._staged.directory(self._staging + b"/links")
             os.stat(_orphan(line), dir_fd=links)
             return links, _orphan(line)
         return self._target.parent(line.link)
@@ -286,7 +291,7 @@ class _Work:
         """Give a file that came in pieces its name; 0 if it has it already."""
         staged = _hidden(line.path)
         try:
-            folder = self._target.directory(self._staging + b"/pieces")
+            folder = self._staged.directory(self._staging + b"/pieces")
             descriptor = os.open(staged, os.O_RDWR | os.O_CLOEXEC, dir_fd=folder)
         except FileNotFoundError:
             return 0

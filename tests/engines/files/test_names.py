@@ -1,0 +1,116 @@
+"""Names, sizes and times of any kind through packs, GNU tar and Python's tarfile."""
+
+import io
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from stepvault.engines.files import engine, index, tar
+from stepvault.engines.files.tree import walk_key
+from tests.engines.driver import back_up, restore_job, run_restore
+from tests.engines.files import trees
+
+names = st.one_of(
+    st.binary(min_size=1, max_size=255),
+    st.text(min_size=1, max_size=60).map(lambda t: t.encode("utf-8", "surrogatepass")),
+    st.sampled_from(
+        [b"...", b"-", b"%", b"%0A", b"a\tb", b"\n", b" ", b"~", b"x" * 100, b"y" * 101]
+    ),
+).filter(lambda n: n not in (b".", b"..") and b"/" not in n and b"\0" not in n and len(n) <= 255)
+
+contents = st.one_of(st.binary(max_size=30), st.integers(500, 1030).map(bytes))
+times = st.integers(-(2**31) * 10**9, 2**33 * 10**9)
+
+
+@given(st.dictionaries(names, st.tuples(contents, times), min_size=1, max_size=8), names, names)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_name_comes_back(
+    files: dict[bytes, tuple[bytes, int]], folder: bytes, link: bytes
+) -> None:
+    work = Path(tempfile.mkdtemp(prefix="stepvault-names-"))
+    try:
+        root = work / "tree"
+        inside = os.fsencode(root) + b"/" + folder
+        os.makedirs(inside)
+        for name, (data, mtime) in files.items():
+            with open(inside + b"/" + name, "wb") as file:
+                file.write(data)
+            os.utime(inside + b"/" + name, ns=(0, mtime))
+        if link not in files:
+            os.symlink(b"to/" + link, inside + b"/" + link)
+        source = trees.source(root)
+        job = restore_job(back_up(engine, source, work), work, source, path=work / "to")
+        run_restore(engine, job)
+        assert trees.rsync_difference(root, work / "to") == ""
+        assert engine.differences(job) == []
+        trees.unpack_with_tar([work / "0000-1.tar.zst"], work / "tar")
+        assert trees.rsync_difference(root, work / "tar") == ""
+    finally:
+        shutil.rmtree(work)
+
+
+@given(st.lists(names, min_size=1, max_size=5).map(b"/".join))
+def test_escaped_paths_come_back_and_hold_no_separator(path: bytes) -> None:
+    escaped = index.escape(path)
+    assert index.unescape(escaped) == path
+    assert b"\t" not in escaped
+    assert b"\n" not in escaped
+
+
+@given(st.lists(st.lists(names, min_size=1, max_size=3).map(b"/".join), unique=True))
+def test_lines_sort_as_the_walk_does(paths: list[bytes]) -> None:
+    """Component by component."""
+    assert sorted(paths, key=walk_key) == sorted(paths, key=lambda p: p.split(b"/"))
+    lines = [index.escape(p) + b"\t0" for p in paths]
+    assert [index.key_of(line) for line in lines] == [walk_key(p) for p in paths]
+
+
+metas = st.builds(
+    tar.Metadata,
+    mode=st.integers(0, 0o7777),
+    uid=st.integers(0, 2**32 - 1),
+    gid=st.integers(0, 2**32 - 1),
+    mtime_ns=st.integers(-(10**18), 10**19),
+)
+xattrs = st.dictionaries(
+    st.from_regex(rb"\Auser\.[a-z=%]{1,8}\Z"), st.binary(max_size=40), max_size=3
+)
+
+
+@given(st.lists(names, min_size=1, max_size=4).map(b"/".join), metas, xattrs, st.binary(max_size=9))
+def test_headers_are_read_back_by_us_and_by_python(
+    path: bytes, meta: tar.Metadata, attributes: dict[bytes, bytes], content: bytes
+) -> None:
+    made = tar.header(path, tar.FILE, meta, size=len(content), xattrs=sorted(attributes.items()))
+    stream = io.BytesIO(made)
+    header = tar.read_header(stream.read)
+    assert header.size == len(content)
+    assert dict(header.xattrs) == attributes
+    assert stream.read() == b""
+
+    whole = made + content + tar.padding(len(content)) + tar.END
+    with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
+        (member,) = archive.getmembers()
+        assert os.fsencode(member.name) == path.rstrip(b"/")
+        assert member.mode == meta.mode
+        assert (member.uid, member.gid) == (meta.uid, meta.gid)
+        assert abs(float(member.mtime) - meta.mtime_ns / 1e9) < 1e-3
+        reader = archive.extractfile(member)
+        assert reader is not None
+        assert reader.read() == content
+
+
+def test_a_member_over_8_gib_has_its_size_in_an_extended_header() -> None:
+    meta = tar.Metadata(0o644, 0, 0, 0)
+    made = tar.header(b"big", tar.FILE, meta, size=9 << 30)
+    assert tar.read_header(io.BytesIO(made).read).size == 9 << 30
+    listed = subprocess.run(
+        ["tar", "-tvf", "-"], input=made, capture_output=True
+    ).stdout  # the content is missing, but the listing comes first
+    assert str(9 << 30).encode() in listed
