@@ -288,6 +288,33 @@ def test_no_expression_breaks_the_check(text: str) -> None:
     expressions.problem(f"cron({text})")
 
 
+def test_what_is_allowed_but_hardly_meant_is_noted(tmp_path: Path) -> None:
+    file = tmp_path / "stepvault.toml"
+    file.write_text(
+        """
+        [[sources]]
+        name = "shop"
+        engine = "postgres"
+        connection = { url_env = "SHOP" }
+        [[sources]]
+        name = "docs"
+        engine = "files"
+        path = "/srv/docs"
+        [[schedules]]
+        name = "monthly"
+        when = "rate(30 days)"
+        window_hours = 168
+        """
+    )
+    assert config.notes(config.load(file)) == [
+        "shop: url_env is for a terminal; functions on AWS have no such variable",
+        "docs: functions on AWS see no folder of yours without network.efs_access_point_arn, not /srv/docs",
+        "monthly: the alarm on a missed run looks back 168 hours and will ring between runs",
+        "no retention: every backup is kept",
+    ]
+    assert config.notes(config.load(EXAMPLES / "stepvault.toml")) == []
+
+
 TOML_VALUES = st.recursive(
     st.one_of(st.booleans(), st.integers(), st.text(max_size=8), st.floats(allow_nan=False)),
     lambda inner: st.one_of(

@@ -14,13 +14,13 @@ import json
 import re
 import sys
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepvault import mistakes
+from stepvault import expressions, mistakes
 from stepvault.errors import ConfigInvalid, StepvaultError
-from stepvault.models import Config
+from stepvault.models import Config, DatabaseSettings, Retention
 
 
 def load(path: str | Path) -> Config:
@@ -75,7 +75,41 @@ def summary(config: Config) -> list[str]:
         *schedules,
         counted(config.targets, "restore target")
         + (": " + ", ".join(t.name for t in config.targets) if config.targets else ""),
+        *(f"note: {note}" for note in notes(config)),
     ]
+
+
+def notes(config: Config) -> list[str]:
+    """What is allowed, and may still not be what the person meant."""
+    return [*_source_notes(config), *_other_notes(config)]
+
+
+def _source_notes(config: Config) -> Iterator[str]:
+    mount = config.network.efs_mount if config.network.efs_access_point_arn else None
+    for source in config.sources:
+        if isinstance(source, DatabaseSettings):
+            if source.connection.url_env:
+                yield f"{source.name}: url_env is for a terminal; functions on AWS have no such variable"
+        elif not source.path.startswith("s3://") and not (
+            mount and Path(source.path).is_relative_to(mount)
+        ):
+            seen = (
+                f"only {mount}"
+                if mount
+                else "no folder of yours without network.efs_access_point_arn"
+            )
+            yield f"{source.name}: functions on AWS see {seen}, not {source.path}"
+
+
+def _other_notes(config: Config) -> Iterator[str]:
+    for schedule in config.schedules:
+        if (expressions.rate_hours(schedule.expression) or 0) >= schedule.window_hours:
+            yield f"{schedule.name}: the alarm on a missed run looks back {schedule.window_hours} hours and will ring between runs"
+    if not config.schedules:
+        yield "no schedules: a run starts only when somebody starts it"
+    rules = [config.retention, *(s.retention for s in config.sources if s.retention)]
+    if all(rule == Retention() for rule in rules):
+        yield "no retention: every backup is kept"
 
 
 # Reading
