@@ -45,7 +45,7 @@ infra/node_modules/.ready: infra/package-lock.json | .venv/.ready
 	$(PY) -c 'import infra.stack'; wait $$npm; touch $@
 
 synth: layers infra/node_modules/.ready  ## Synthesize the stack for AWS and check it with cdk-nag
-	@$(CDK) synth --quiet --no-notices
+	@$(CDK) synth --quiet --no-notices 2>&1 | { grep -v "feature flags" || true; }
 
 # --- the two commands ---------------------------------------------------------------------------
 demo: .venv/.ready infra/node_modules/.ready  ## Back up, restore and compare real sources on this machine (KEEP=1: stay)

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from aws_cdk import Acknowledgment, Duration, IgnoreMode, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra import bundles
 from infra.bucket import Vault
 from infra.local import Platform
+from infra.logs import log_group
 from infra.network import Network
 from infra.roles import Allow, closed_role
 from infra.settings import Place, Settings
@@ -145,15 +145,8 @@ class Functions(Construct):
     def _function(self, spec: Spec) -> lambda_.Function:
         stack = Stack.of(self)
         title = "".join(word.title() for word in spec.name.split("_"))
-        log_group = logs.LogGroup(
-            self,
-            f"{title}Logs",
-            log_group_name=f"/aws/lambda/{stack.stack_name}-{spec.name}",
-            removal_policy=RemovalPolicy.DESTROY,
-        )
-        retention = log_group.node.default_child
-        assert isinstance(retention, logs.CfnLogGroup)  # noqa: S101 - tells mypy what CDK makes
-        retention.retention_in_days = self._settings.log_retention_days
+        log_name = f"/aws/lambda/{stack.stack_name}-{spec.name}"
+        logs = log_group(self, f"{title}Logs", log_name, self._settings.log_retention_days)
         in_network = self._network if spec.sources else None
         role = closed_role(
             self,
@@ -162,7 +155,7 @@ class Functions(Construct):
             [
                 Allow(
                     ["logs:CreateLogStream", "logs:PutLogEvents"],
-                    [log_group.log_group_arn],
+                    [logs.log_group_arn],
                     "the streams of the function's own log group",
                 ),
                 Allow(
@@ -187,7 +180,7 @@ class Functions(Construct):
             memory_size=spec.memory,
             timeout=Duration.seconds(TIMEOUT),
             role=role,
-            log_group=log_group,
+            log_group=logs,
             tracing=lambda_.Tracing.ACTIVE,
             environment=self._environment(spec, folders),
         )

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from aws_cdk import Duration, RemovalPolicy, Stack
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
 from constructs import Construct
 
 from infra.bucket import Vault
 from infra.functions import TIMEOUT
+from infra.logs import log_group
 from infra.roles import Allow, closed_role
 from infra.settings import Settings
 
@@ -130,15 +130,9 @@ def machine(
     stack = Stack.of(scope)
     title = f"{stack.stack_name}-{name}"
     arn = f"arn:{stack.partition}:states:{stack.region}:{stack.account}"
-    log_group = logs.LogGroup(
-        scope,
-        "Logs",
-        log_group_name=f"/aws/vendedlogs/states/{title}",
-        removal_policy=RemovalPolicy.DESTROY,
+    destination = log_group(
+        scope, "Logs", f"/aws/vendedlogs/states/{title}", settings.log_retention_days
     )
-    retention = log_group.node.default_child
-    assert isinstance(retention, logs.CfnLogGroup)  # noqa: S101 - tells mypy what CDK makes
-    retention.retention_in_days = settings.log_retention_days
     role = closed_role(
         scope,
         "Role",
@@ -191,7 +185,7 @@ def machine(
         definition_body=sfn.DefinitionBody.from_chainable(start),
         role=role,
         tracing_enabled=True,
-        logs=sfn.LogOptions(destination=log_group, level=sfn.LogLevel.ALL),
+        logs=sfn.LogOptions(destination=destination, level=sfn.LogLevel.ALL),
     )
     # CDK's own rights for the Maps, which our closed role has already and does not take.
     made.node.try_remove_child("DistributedMapPolicy")
