@@ -39,7 +39,9 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
     if new:
         target.create(job)
     with target.connect(job) as opened:
-        if not new and not job.options.overwrite:
+        if not any(e.kind == b"TABLE" for e in archive.entries):
+            target.require_empty_tables(opened, [e for e in chosen if e.kind == b"TABLE DATA"])
+        elif not new and not job.options.overwrite:
             target.require_empty(opened)
         if job.options.owner == "keep":
             target.require_roles(opened, selection.roles(chosen))
@@ -95,7 +97,8 @@ def _tasks(
             before.append(entry.dump_id)
         elif entry.section != toc.SECTION_DATA:
             after.append(entry.dump_id)
-    yield task("before", "schema", "schema", ["toc.dat"], ids=before)
+    data_only = not any(e.kind == b"TABLE" for e in archive.entries)
+    yield task("before", "schema", "schema", ["toc.dat"], ids=before, data_only=data_only)
 
     batch: list[str] = []
     size = number = 0
@@ -149,9 +152,9 @@ class _Work:
             with target.connect(self.job) as opened:
                 if target.is_done(opened, self.restore, "schema"):
                     return Counts()
-                if not self.job.options.overwrite:
+                if not self.job.options.overwrite and not self.task.arguments["data_only"]:
                     target.require_empty(opened)
-            if self.job.options.overwrite:
+            if self.job.options.overwrite and not self.task.arguments["data_only"]:
                 target.drop(self.job)
         target.create(self.job)
         with target.connect(self.job) as opened:
@@ -172,6 +175,8 @@ class _Work:
             opened.execute(f"SET client_encoding = '{self._encoding()}'")
             if self.job.options.owner not in ("keep", "none"):
                 opened.execute(f"SET ROLE {_quoted(self.job.options.owner)}")
+            if not any(e.kind == b"TABLE" for e in archive.entries):
+                target.switch_off_triggers(opened)
             for name in self.task.objects:
                 if name != "toc.dat":
                     rows += self._load(opened, _object(self.job, name), entries[name])

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Connection, Counts, Job, Stored, Stream
-from stepvault.engines.postgres import failures, programs, session, tables, toc
+from stepvault.engines.postgres import failures, filters, programs, session, tables, toc
 from stepvault.engines.postgres.reader import Content, Reader
 from stepvault.engines.postgres.tables import Storage, Table
 from stepvault.errors import (
@@ -260,9 +260,12 @@ class PostgresSnapshot:
             if _names(seen.tables) != _names(wanted.tables):
                 raise _Moved("tables were made, renamed or dropped")
             self.facts = self._describe(holder, snapshot, len(seen.tables))
-            archive, folder = self._run_pg_dump(connection, snapshot, seen)
+            lost = filters.losses(holder, seen.tables, seen.left_out)
+            archive, folder = self._run_pg_dump(connection, snapshot, seen, lost)
         except SourceBusy as busy:
             raise _Moved(busy.message) from busy
+        filters.apply(archive, lost)
+        self.warnings += lost.warnings
         self._plan_streams(holder, archive, folder, seen)
         self._add_globals(connection)
 
@@ -335,7 +338,7 @@ class PostgresSnapshot:
         }
 
     def _run_pg_dump(
-        self, connection: Connection, snapshot: str, seen: tables.Wanted
+        self, connection: Connection, snapshot: str, seen: tables.Wanted, lost: filters.Losses
     ) -> tuple[toc.Toc, Path]:
         """Everything but the rows of the tables that we read ourselves."""
         job, source = self._job, self._source()
@@ -343,7 +346,9 @@ class PostgresSnapshot:
         shutil.rmtree(folder, ignore_errors=True)
         filters = job.scratch / "filters"
         lines = [b"exclude table_data " + t.quoted for t in seen.tables]
-        lines += [b"exclude table " + t.quoted for t in seen.left_out]
+        lines += [
+            b"exclude table " + name for name in [*(t.quoted for t in seen.left_out), *lost.views]
+        ]
         filters.write_bytes(b"\n".join(lines) + b"\n")
         options = ["-Fd", f"-Zzstd:{source.compression_level}", "--no-sync", "--no-password"]
         if not source.with_data:
@@ -385,6 +390,8 @@ class PostgresSnapshot:
             ]
             pieces.sort(key=lambda piece: -piece.size)
             streams += [TableStream(piece, self._readers) for piece in pieces]
+        if not source.with_schema:
+            filters.data_only(archive)
         files = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
         streams += [FileStream(path) for path in files]
         self._toc, self._streams = archive, streams

@@ -14,6 +14,7 @@ from psycopg import sql
 
 from stepvault.engines.base import Connection, RestoreJob
 from stepvault.engines.postgres import failures, session
+from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import (
     ConfigInvalid,
     SourceMissing,
@@ -128,6 +129,43 @@ def require_empty(opened: Session) -> None:
             + (" and more" if len(found) > 3 else ""),
             "Restore into a new database, or allow overwriting, which drops this one first",
         )
+
+
+def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
+    """For a backup of rows alone: its tables must be there, and empty.
+
+    Raises:
+        TargetMissing, TargetNotEmpty: naming the table.
+    """
+    for entry in entries:
+        table = sql.Identifier((entry.namespace or b"").decode(), entry.tag.decode())
+        try:
+            query = sql.SQL("SELECT 1 FROM ONLY {} LIMIT 1").format(table)
+            filled = opened.execute(query).fetchone() is not None
+        except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+            raise TargetMissing(
+                f"database {opened.info.dbname} has no table {entry.label[11:]}, and the backup "
+                "holds rows without definitions",
+                "Create the tables first",
+            ) from None
+        if filled:
+            raise TargetNotEmpty(
+                f"table {entry.label[11:]} of database {opened.info.dbname} already holds rows",
+                "TRUNCATE it, or restore into another database",
+            )
+
+
+def switch_off_triggers(opened: Session) -> None:
+    """Tables that exist already have foreign keys and triggers, which would see the rows in any
+    order; pg_restore's --disable-triggers asks for the same privilege.
+
+    Raises:
+        SourceDenied: the user may not.
+    """
+    try:
+        opened.execute("SET session_replication_role = replica")
+    except psycopg.Error as error:
+        raise failures.from_server(error, "cannot switch off triggers") from error
 
 
 def require_roles(opened: Session, needed: Sequence[str]) -> None:
