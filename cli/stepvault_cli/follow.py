@@ -177,7 +177,7 @@ def follow_run(follower: RunFollower, out: Console | None) -> Progress:
     pace, before = Pace(), None
     with _display(out) as show:
         while True:
-            progress = follower.look()
+            progress = _patiently(follower.look)
             pace.take(progress)
             show(picture(progress, pace), changes(before, progress))
             if progress.ended:
@@ -191,7 +191,7 @@ def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) 
     restore, before, tasks = keys.run_id(execution.started, execution.name), None, None
     with _display(out) as show:
         while True:
-            now = aws.execution(execution.arn)
+            now = _patiently(lambda: aws.execution(execution.arn))
             if not tasks:
                 tasks = _restore_tasks(vault, restore)
             items = aws.items(execution.arn) if tasks else aws.Items()
@@ -216,6 +216,16 @@ def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) 
 def _restore_tasks(vault: Vault, restore: str) -> int | None:
     plans = [vault.get(keys.restore_plan(restore, stage)) for stage in STAGES]
     return None if None in plans else sum(plan.count(b"\n") for plan in plans if plan)
+
+
+def _patiently[T](look: Callable[[], T]) -> T:
+    """Look again when the network hiccups: the run does not mind, and it may last for hours."""
+    for pause in (1, 5, 15):
+        try:
+            return look()
+        except errors.Transient:
+            time.sleep(pause)
+    return look()
 
 
 def _wait(elapsed: float) -> None:

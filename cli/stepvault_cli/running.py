@@ -8,11 +8,13 @@ from rich.console import Console
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.errors import ConfigInvalid, RunNotFound
+from stepvault.errors import ConfigInvalid, RunNotFound, StepvaultError
 from stepvault_cli import aws, output
 from stepvault_cli.common import FAILED, INTERRUPTED, Where, json_option, where
 from stepvault_cli.follow import RunFollower, follow_run
 from stepvault_cli.progress import Progress
+
+_GOES_ON = "The run goes on. Follow it again: stepvault watch {}"
 
 
 @click.command()
@@ -68,6 +70,11 @@ def watch(place: Where, run_id: str, as_json: bool) -> None:
     execution = aws.find(machine, run) if machine else None
     if execution is None and vault.units(run) is None:
         raise RunNotFound(f"There is no run {run!r} in this vault", "See 'stepvault runs'")
+    if machine and execution is None and vault.summary(run) is None:
+        raise RunNotFound(
+            f"Nothing is at work on run {run}, and it is not sealed",
+            f"Finish it with 'stepvault run --run-id {run}'",
+        )
     _follow(vault, run, execution, as_json)
 
 
@@ -96,8 +103,11 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
     try:
         progress = follow_run(RunFollower(vault, run, execution), out)
     except KeyboardInterrupt:
-        click.echo(f"The run goes on. Follow it again: stepvault watch {run}", err=True)
+        click.echo(_GOES_ON.format(run), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
+    except StepvaultError:
+        click.echo(_GOES_ON.format(run), err=True)
+        raise
     summary = vault.summary(run) if progress.sources else None
     if as_json:
         output.print_json(

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from stepvault import keys, plan, storage
-from stepvault.errors import SourceDenied, SourceUnreachable
+from stepvault.errors import SourceDenied, SourceUnreachable, StorageUnavailable
 from stepvault.models import Execution
 from stepvault.plan import RunInput, RunRequest
 from stepvault.seal import SealRequest, seal
 from stepvault_cli import aws as cli_aws
+from stepvault_cli import follow
 from stepvault_cli.follow import RunFollower
 from tests.cli.conftest import CONFIG, Stack, invoke, run_unit, units, whole_run
 from tests.core.streams import ScriptedEngine
@@ -200,6 +201,39 @@ def test_the_last_backup_foretells_the_next_ones_size(stack: Stack, engines: Eng
     manifest = stack.vault.latest("app")
     assert manifest
     assert app.expected == manifest.stored_bytes > 0
+
+
+def test_a_run_that_nobody_works_on_is_told_instead_of_watched_for_ever(
+    stack: Stack, engines: Engines
+) -> None:
+    run, _ = start(stack)
+    told = invoke("watch", run, "--stack", stack.name)
+    assert told.exit_code == 3
+    assert f"Nothing is at work on run {run}" in told.stderr
+    assert f"stepvault run --run-id {run}" in told.stderr
+
+
+def test_following_survives_a_hiccup_but_not_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(follow.time, "sleep", slept.append)
+    answers: list[Exception | str] = [StorageUnavailable("S3 throttles")] * 3
+    answers.append("there")
+
+    def look() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert follow._patiently(look) == "there"
+    assert slept == [1, 5, 15]
+    answers += [StorageUnavailable("S3 throttles")] * 4
+    with pytest.raises(StorageUnavailable):
+        follow._patiently(look)
+    answers += [SourceDenied("no")]
+    with pytest.raises(SourceDenied):
+        follow._patiently(look)
+    assert answers == []
 
 
 def sealed_run(stack: Stack, engines: Engines, name: str = "nightly") -> str:
