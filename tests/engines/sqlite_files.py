@@ -18,7 +18,7 @@ from tests.engines.driver import Result, back_up, restore_job, run_restore
 
 def make_database(path: Path, megabytes: float = 0.1, mode: str = "WAL") -> None:
     """A database with awkward values; in WAL mode half of it is in the log."""
-    rows = random.Random(path.name)
+    rows = random.Random(os.fsencode(path.name))
     connection = sqlite3.connect(path, isolation_level=None)
     connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
@@ -53,7 +53,8 @@ def content(path: Path) -> Any:
     """All rows of all tables with their row numbers, and the settings; None if there is no file."""
     if not path.exists():
         return None
-    connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+    connection = sqlite3.connect(path)
+    connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
     connection.text_factory = bytes
     try:
         tables = [

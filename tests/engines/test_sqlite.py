@@ -70,7 +70,10 @@ class ScriptRig(SqliteRig):
 class PatternRig(SqliteRig):
     """Many databases below one folder, with names that are no object names."""
 
-    names = ("a b/ö.db", "a b/Ö.DB", "deep/er/-x.db", ".hidden.db", "c/new\nline.db")
+    names = (
+        "a b/ö.db", "a b/Ö.DB", "deep/er/-x.db", ".hidden.db", "c/new\nline.db", "50% #1?.db",
+        os.fsdecode(b"c/not text \xff.db"),
+    )  # fmt: skip
 
     def job(self, source: Any) -> dict[str, Any]:
         return {"connections": 2}

@@ -115,6 +115,24 @@ def test_free_pages_that_were_never_written_are_no_loss(tmp_path: Path) -> None:
     assert content(place) == content(path)
 
 
+def test_a_transaction_that_a_crash_cut_short_is_rolled_back(tmp_path: Path) -> None:
+    """The journal of the killed program is beside a file that holds half its transaction."""
+    path, crashed = tmp_path / "shop.db", tmp_path / "crashed" / "shop.db"
+    make_database(path, 2, mode="DELETE")
+    expected = content(path)
+    program = sqlite3.connect(path, isolation_level=None)
+    program.execute("PRAGMA cache_size = 5")
+    program.execute("BEGIN")
+    program.execute("UPDATE item SET picture = randomblob(8000), price = 0")
+    crashed.parent.mkdir()
+    for end in ("", "-journal"):
+        crashed.with_name(f"shop.db{end}").write_bytes(Path(f"{path}{end}").read_bytes())
+    program.close()
+    assert crashed.read_bytes() != path.read_bytes()
+    _, place = round_trip(settings(crashed), tmp_path)
+    assert content(place) == expected
+
+
 @pytest.mark.parametrize("checked", [freeze.CHECKED_BYTES, 0])
 def test_a_file_cut_below_its_log_is_corrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
@@ -335,6 +353,16 @@ class TestPattern:
         (result,) = back_up(engine, settings(tmp_path / "*.db"), tmp_path / "v", connections=3)
         assert len(result.objects) == 1
         assert len([w for w in result.warnings if "another name of" in w]) == 2
+
+    def test_a_name_that_is_no_text_can_be_written_down(self, tmp_path: Path) -> None:
+        odd = os.fsdecode(b"odd\xff.db")
+        make_database(tmp_path / odd, mode="DELETE")
+        (tmp_path / f"{odd}.link.db").symlink_to(odd)
+        (result,) = back_up(engine, settings(tmp_path / "*.db"), tmp_path / "vault")
+        assert any("odd\\xff.db" in w for w in result.warnings)
+        assert "".join(result.warnings).encode()
+        (tmp_path / odd).write_text("no database")
+        refused(settings(tmp_path / "*.db"), tmp_path / "v2", SourceCorrupt, "odd\\xff.db")
 
     def test_nothing_found_is_missing(self, tmp_path: Path) -> None:
         refused(settings(tmp_path / "*.db"), tmp_path, SourceMissing, f"{tmp_path}/*.db")

@@ -23,7 +23,7 @@ class Database:
     """One database of a source."""
 
     name: str
-    """What messages call it: its path or URL."""
+    """What messages call it: its path or URL, as text that any terminal and JSON can hold."""
     relative: str
     """Where below the source's fixed part it lies; its file name if the source names one file."""
     size: int
@@ -75,13 +75,15 @@ def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
         except FileNotFoundError:  # gone since it was listed
             continue
         except OSError as error:
-            raise of_system(error, file) from error
+            raise of_system(error, shown(file)) from error
         first = found.setdefault(
             (status.st_dev, status.st_ino),
-            DatabaseFile(file, os.path.relpath(file, root), status.st_size, Path(file)),
+            DatabaseFile(shown(file), os.path.relpath(file, root), status.st_size, Path(file)),
         )
-        if first.name != file:
-            warnings.append(f"{file} is another name of {first.name}: stored once, under that one")
+        if first.path != Path(file):
+            warnings.append(
+                f"{shown(file)} is another name of {first.name}: stored once, under that one"
+            )
     if not found:
         raise _nothing(path)
     return sorted(found.values(), key=lambda d: (-d.size, d.relative)), warnings
@@ -141,6 +143,11 @@ def object_names(databases: Sequence[Database], suffix: str) -> Iterator[str]:
         yield f"{safe}{suffix}"
 
 
+def shown(path: str | Path) -> str:
+    """A path for people: bytes that are no text are written as ``\\xff``."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def quoted(relative: str) -> str:
     """A path of any bytes as text that JSON can hold."""
     return quote_from_bytes(os.fsencode(relative), safe="/ ")
@@ -162,7 +169,7 @@ def _matching(pattern: str, root: str) -> Iterator[str]:
     """Paths of the files below root that the pattern matches, without following links to folders."""
 
     def refuse(error: OSError) -> None:
-        raise of_system(error, os.fsdecode(error.filename or root)) from error
+        raise of_system(error, shown(os.fsdecode(error.filename or root))) from error
 
     matches = _regex(pattern).fullmatch
     depth = None if "**" in pattern else pattern.count("/")

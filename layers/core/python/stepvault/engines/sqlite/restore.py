@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 from stepvault.engines.base import Counts, RestoreJob
-from stepvault.engines.sqlite.find import is_pattern, unquoted
+from stepvault.engines.sqlite.find import is_pattern, shown, unquoted
 from stepvault.engines.sqlite.script import Script, replay
 from stepvault.errors import (
     ConfigInvalid,
@@ -67,24 +67,24 @@ def differences(job: RestoreJob) -> list[str]:
     found = []
     for stored, place in _chosen(job):
         if not place.exists():
-            found.append(f"{place}: missing")
+            found.append(f"{shown(place)}: missing")
             continue
         if any(_size(_companion(place, end)) for end in _LOGS):
-            found.append(f"{place}: in use since the restore (it has a -wal or -journal)")
+            found.append(f"{shown(place)}: in use since the restore (it has a -wal or -journal)")
             continue
         try:
             with _reading(place) as connection:
                 found += [
-                    f"{place}: {line}"
+                    f"{shown(place)}: {line}"
                     for (line,) in connection.execute("PRAGMA integrity_check(10)")
                     if line != "ok"
                 ]
                 same = _content_hash(connection, stored, place) == stored.raw_sha256
         except sqlite3.Error as error:
-            found.append(f"{place}: {error}")
+            found.append(f"{shown(place)}: {error}")
             continue
         if not same:
-            found.append(f"{place}: its content is not that of {stored.name}")
+            found.append(f"{shown(place)}: its content is not that of {stored.name}")
     return found
 
 
@@ -127,7 +127,7 @@ def _inside(folder: Path, relative: str) -> Path:
     place = folder / relative
     if not place.parent.resolve().is_relative_to(folder.resolve()):
         raise TargetNotEmpty(
-            f"{place.parent} is a link out of {folder}", "restore into an empty folder"
+            f"{shown(place.parent)} is a link out of {folder}", "restore into an empty folder"
         )
     return place
 
@@ -136,7 +136,7 @@ def _refuse_occupied(place: Path, name: str) -> None:
     for path in (place, *(_companion(place, end) for end in _COMPANIONS)):
         if os.path.lexists(path):
             raise TargetNotEmpty(
-                f"{path} exists already, where {name} would be restored",
+                f"{shown(path)} exists already, where {name} would be restored",
                 "restore elsewhere, remove it, or allow overwriting",
             )
 
@@ -214,7 +214,7 @@ def _retire(place: Path) -> None:
     if place.exists() and not place.is_symlink() and place.is_file():
         _refuse_in_use(place)
     if place.is_dir():
-        raise TargetNotEmpty(f"{place} is a folder", "restore to a file name that is free")
+        raise TargetNotEmpty(f"{shown(place)} is a folder", "restore to a file name that is free")
     for end in _COMPANIONS:
         _companion(place, end).unlink(missing_ok=True)
 
@@ -231,7 +231,7 @@ def _refuse_in_use(place: Path) -> None:
         code = error.sqlite_errorcode & 0xFF
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise TargetNotEmpty(
-                f"{place} is in use by another program", "stop it, or restore elsewhere"
+                f"{shown(place)} is in use by another program", "stop it, or restore elsewhere"
             ) from error
     finally:
         connection.close()
@@ -285,11 +285,12 @@ def _writing(place: Path) -> Iterator[None]:
         yield
     except PermissionError as error:
         raise SourceDenied(
-            f"{place} may not be written: {error.strerror}", "let the function's user write there"
+            f"{shown(place)} may not be written: {error.strerror}",
+            "let the function's user write there",
         ) from error
     except OSError as error:
         raise TargetMissing(
-            f"{place} cannot be written: {error.strerror}", "check the disk or the mount"
+            f"{shown(place)} cannot be written: {error.strerror}", "check the disk or the mount"
         ) from error
 
 
