@@ -5,6 +5,7 @@ import os
 from stepvault.engines.files import index
 from stepvault.engines.files.contents import content_hash
 from stepvault.engines.files.directory import settled
+from stepvault.engines.files.earlier import Earlier
 from stepvault.engines.files.tree import Tree, split
 from stepvault.engines.files.walk import FILE, Entry
 from stepvault.engines.files.xattrs import xattrs_of
@@ -18,19 +19,23 @@ class SameContent:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def lines(self, entry: Entry, lines: list[bytes]) -> list[bytes]:
-        """The lines, with the entry's times and inode, if they still describe it; else none."""
-        if not lines or not self._same(entry, [index.parse(line) for line in lines]):
+    def lines(self, entry: Entry, earlier: Earlier) -> list[bytes]:
+        """The entry's lines, with its times and inode of now, if they still describe it; else none."""
+        found = earlier.lines(entry.path)
+        if not found or not all(pack for _, pack in found):
+            return []
+        if not self._same(entry, [index.parse(line) for line, _ in found]):
             return []
         status = entry.status
+        size = status.st_size if entry.kind == FILE else 0
         begin = index.signature(
             entry.path,
-            status.st_size if entry.kind == FILE else 0,
+            size,
             status.st_mtime_ns,
             settled(status.st_ctime_ns),
             b"%d" % status.st_ino,
         )
-        return [begin + line.split(b"\t", 5)[5] for line in lines]
+        return [begin + line.split(b"\t", 5)[5] for line in earlier.carried(found, size)]
 
     def _same(self, entry: Entry, lines: list[index.Line]) -> bool:
         """Whether a non-file's status, or a file's content and metadata, are what they were."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stepvault.engines.base import Previous
-from stepvault.engines.files import index
-from stepvault.engines.files.spool import Records
+from stepvault.engines.files import index, tar
+from stepvault.engines.files.spool import Spooled, cut
 from stepvault.engines.files.tree import walk_key
 from stepvault.engines.files.walk import FILE, Entry
 from stepvault.models import FilesSource, StoredObject
@@ -38,7 +38,39 @@ class _Pack:
     was_live: int
     """Raw bytes of it that the earlier backup needed."""
     live: int = 0
-    used: bool = False
+    given_up: bool = False
+
+
+class _Cursor:
+    """One earlier index, read from its beginning to its end."""
+
+    def __init__(self, text: Spooled, packs: dict[bytes, _Pack]) -> None:
+        self._lines = cut(text.chunks(), b"\n")
+        self._packs = packs
+        """By their number in this index, as its lines have it."""
+        self.line = b""
+        self.next()
+
+    def next(self) -> None:
+        self.line = next(self._lines, b"")
+
+    def at(self, key: bytes) -> bool:
+        """Go to the lines of that key; whether there are any."""
+        while self.line:
+            here = index.key_of(self.line)
+            if here >= key:
+                return here == key
+            self.next()
+        return False
+
+    def take(self) -> tuple[bytes, _Pack | None]:
+        """The line with its pack's number in the index to come, and that pack if it is kept."""
+        rest, _, number = self.line.rpartition(b"\t")
+        self.next()
+        pack = self._packs.get(number)
+        if pack is None or pack.given_up:
+            return b"", None
+        return b"%s\t%d" % (rest, pack.number), pack
 
 
 class Earlier:
@@ -51,106 +83,96 @@ class Earlier:
             BackupTampered: an index is not what was stored.
         """
         self._packs: list[_Pack] = []
-        streams = []
         objects = {
             (o.run_id if o.run_id != previous.run_id else None, o.name): o for o in previous.objects
         }
-        for (run_id, name), stored in objects.items():
-            if run_id is None and name.endswith(index.SUFFIX):
-                streams.append(self._lay_aside(previous, objects, stored))
-        self._given_up = _given_up(self._packs)
-        self._lines = index.merged(streams) if streams else iter(())
-        self._line: bytes = b""
-        self._key: bytes | None = None
-        self._next()
+        self._cursors = [
+            self._cursor(previous, objects, stored)
+            for (run_id, name), stored in objects.items()
+            if run_id is None and name.endswith(index.SUFFIX)
+        ]
+        _give_up(self._packs)
 
-    def _lay_aside(
+    def _cursor(
         self,
         previous: Previous,
         objects: dict[tuple[str | None, str], StoredObject],
         stored: StoredObject,
-    ) -> Records:
-        """An index on disk, verified, its packs numbered as in the index to come."""
-        named, lines = index.read(previous.read(stored))
-        numbers: dict[bytes, bytes] = {}
-        for number, pack in named.items():
+    ) -> _Cursor:
+        """A cursor over an index that lies on disk, verified."""
+        head, chunks = index.read_chunks(previous.read(stored))
+        text = Spooled()
+        for chunk in chunks:
+            text.add(chunk)
+        packs: dict[bytes, _Pack] = {}
+        for number, pack in head.items():
             run_id, name = pack.get("run_id"), pack["name"]
             held = objects.get((run_id if run_id != previous.run_id else None, name))
-            if held is None:
-                continue
-            made = held.model_copy(update={"run_id": run_id or previous.run_id})
-            numbers[b"%d" % number] = b"%d" % len(self._packs)
-            self._packs.append(_Pack(len(self._packs), made, pack["live"]))
-        records = Records(b"\n")
-        for line in lines:
-            entry, _, old = line.rpartition(b"\t")
-            if old in numbers:
-                records.add(b"%s\t%s\n" % (entry, numbers[old]))
-        return records
-
-    def _next(self) -> None:
-        self._line = next(self._lines, b"")
-        self._key = index.key_of(self._line) if self._line else None
-
-    def _at(self, path: bytes) -> bool:
-        """Go to the lines of that path; whether there are any."""
-        key = walk_key(path)
-        while self._key is not None and self._key < key:
-            self._next()
-        return self._key == key
+            if held is not None:
+                made = held.model_copy(update={"run_id": run_id or previous.run_id})
+                packs[b"%d" % number] = _Pack(len(self._packs), made, pack["live"])
+                self._packs.append(packs[b"%d" % number])
+        return _Cursor(text, packs)
 
     def unchanged(self, entry: Entry) -> list[bytes]:
-        """The lines of that entry if its status is what it was, else none; several for pieces."""
-        lines = self.lines(entry.path)
-        if not lines:
-            return lines
+        """The entry's lines if its status is what it was, else none; several for pieces."""
         status = entry.status
+        size = status.st_size if entry.kind == FILE else 0
         begin = index.signature(
-            entry.path,
-            status.st_size if entry.kind == FILE else 0,
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            b"%d" % status.st_ino,
+            entry.path, size, status.st_mtime_ns, status.st_ctime_ns, b"%d" % status.st_ino
         )
-        return lines if all(line.startswith(begin) for line in lines) else []
+        for cursor in self._cursors:
+            # The common case needs no keys: the very next line of the index is the entry's.
+            if cursor.line.startswith(begin) and not cursor.line.startswith(b"p", len(begin)):
+                line, pack = cursor.take()
+                if pack is None:
+                    return []
+                pack.live += size + tar.BLOCK
+                if cursor is not self._cursors[0]:  # most likely has the next one, too
+                    self._cursors.remove(cursor)
+                    self._cursors.insert(0, cursor)
+                return [line]
+        found = self.lines(entry.path)
+        if not all(line.startswith(begin) for line, _ in found):
+            return []
+        return self.carried(found, size)
 
-    def lines(self, path: bytes) -> list[bytes]:
-        """The lines of that path, out of packs that are kept."""
-        found: list[bytes] = []
-        if not self._at(path):
-            return found
-        key, whole = self._key, True
-        while self._key == key:
-            number = int(self._line[self._line.rindex(b"\t") + 1 :])
-            whole = whole and not self._given_up[number]
-            found.append(self._line)
-            self._next()
-        return found if whole else []
+    def lines(self, path: bytes) -> list[tuple[bytes, _Pack | None]]:
+        """All lines of that path, whatever they say, each with its pack if that is kept."""
+        key = walk_key(path)
+        found = []
+        for cursor in self._cursors:
+            while cursor.at(key):
+                found.append(cursor.take())
+        return found
 
-    def carry(self, lines: list[bytes], size: int) -> None:
-        """Count these lines' packs as needed."""
-        for line in lines:
-            pack = self._packs[int(line[line.rindex(b"\t") + 1 :])]
-            pack.used = True
-            pack.live += size // len(lines) + 512
+    @staticmethod
+    def carried(found: list[tuple[bytes, _Pack | None]], size: int) -> list[bytes]:
+        """The lines, counted as needed; none unless all their packs are kept."""
+        packs = [pack for _, pack in found if pack]
+        if len(packs) < len(found):
+            return []
+        for pack in packs:
+            pack.live += size // len(packs) + tar.BLOCK
+        return [line for line, _ in found]
 
     def packs(self) -> dict[str, dict[str, Any]]:
         """The packs that carried lines point at, for the unit's head."""
         return {
             str(p.number): {"object": p.stored.model_dump(mode="json"), "live": p.live}
             for p in self._packs
-            if p.used
+            if p.live
         }
 
 
-def _given_up(packs: list[_Pack]) -> list[bool]:
-    """By number: whether nothing more is carried out of that pack."""
-    given_up = [p.was_live < _LIVE_AT_LEAST * p.stored.raw_bytes for p in packs]
-    kept = sorted((p.stored.raw_bytes, p.number) for p in packs if not given_up[p.number])
+def _give_up(packs: list[_Pack]) -> None:
+    """Decide which packs nothing more is carried out of."""
+    for pack in packs:
+        pack.given_up = pack.was_live < _LIVE_AT_LEAST * pack.stored.raw_bytes
+    kept = sorted((p for p in packs if not p.given_up), key=lambda p: p.stored.raw_bytes)
     if len(kept) > _PACKS_AT_MOST:
-        for raw_bytes, number in kept[: len(kept) - _PACKS_AFTER]:
-            given_up[number] = raw_bytes < _SMALL_PACK
-    return given_up
+        for pack in kept[: len(kept) - _PACKS_AFTER]:
+            pack.given_up = pack.stored.raw_bytes < _SMALL_PACK
 
 
 def usable(previous: Previous | None, source: FilesSource) -> Previous | None:

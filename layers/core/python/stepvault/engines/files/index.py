@@ -14,6 +14,7 @@ import heapq
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, Literal, NamedTuple
 
 from stepvault.engines.base import Buffer, Counts, EndFrame, Stored
@@ -117,11 +118,22 @@ def head(packs: Mapping[int, Mapping[str, Any]]) -> bytes:
 
 def read(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
     """The packs that an index names, and its lines without their line feeds."""
-    lines = cut(chunks, b"\n")
+    packs, rest = read_chunks(chunks)
+    return packs, cut(rest, b"\n")
+
+
+def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
+    """The packs that an index names, and the text that follows, in chunks of any size."""
+    first, stream = b"", iter(chunks)
+    for chunk in stream:
+        first += chunk
+        if b"\n" in chunk:
+            break
+    line, _, rest = first.partition(b"\n")
     try:
-        first = json.loads(next(lines, b""))
-        version = first["stepvault_index"]
-        packs = {int(number): pack for number, pack in first["packs"].items()}
+        said = json.loads(line)
+        version = said["stepvault_index"]
+        packs = {int(number): pack for number, pack in said["packs"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BackupTampered("an index does not begin with its head") from error
     if version > VERSION:
@@ -129,7 +141,7 @@ def read(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[b
             f"the index has format {version}; this Stepvault reads up to {VERSION}",
             "Use the newer Stepvault that wrote it",
         )
-    return packs, lines
+    return packs, chain([rest] if rest else [], stream)
 
 
 class Places:

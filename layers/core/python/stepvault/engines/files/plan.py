@@ -162,16 +162,12 @@ class _LaidAside:
     def _changed(self, entries: Iterable[Entry], earlier: Earlier) -> Iterator[Entry]:
         """The entries that the earlier backup does not hold; the lines of the others are carried."""
         for entry in entries:
-            lines = (
-                self._same.lines(entry, earlier.lines(entry.path))
-                if self._same
-                else earlier.unchanged(entry)
-            )
+            lines = self._same.lines(entry, earlier) if self._same else earlier.unchanged(entry)
             if not lines:
                 yield entry
                 continue
-            earlier.carry(lines, stored_bytes(entry))
-            self._carried.extend(line + b"\n" for line in lines)
+            for line in lines:
+                self._carried.add(line + b"\n")
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
         """Sizes and records of what can go into any batch; the rest is laid aside."""

@@ -39,28 +39,20 @@ class Spool:
         return zstandard.ZstdDecompressor().decompress(os.pread(self._fd, length, offset))
 
 
-class Records:
-    """Many small records laid aside in order; each is given with its end mark."""
+class Spooled:
+    """A text of any length laid aside in order."""
 
-    def __init__(self, end: bytes) -> None:
-        self._end = end
+    def __init__(self) -> None:
         self._held: list[bytes] = []
         self._size = 0
         self._spool = Spool()
         self._blocks: list[tuple[int, int]] = []
-        self.count = 0
 
     def add(self, record: bytes) -> None:
-        """Add one record, end mark included."""
         self._held.append(record)
         self._size += len(record)
-        self.count += 1
         if self._size >= _BLOCK:
             self._flush()
-
-    def extend(self, records: Iterable[bytes]) -> None:
-        for record in records:
-            self.add(record)
 
     def _flush(self) -> None:
         if self._held:
@@ -68,10 +60,28 @@ class Records:
             self._held, self._size = [], 0
 
     def chunks(self) -> Iterator[bytes]:
-        """All records, joined, some hundred kilobytes at a time."""
+        """All of it, some hundred kilobytes at a time."""
         self._flush()
         for where in self._blocks:
             yield self._spool.get(where)
+
+
+class Records(Spooled):
+    """Many small records laid aside in order; each is given with its end mark."""
+
+    def __init__(self, end: bytes) -> None:
+        super().__init__()
+        self._end = end
+        self.count = 0
+
+    def add(self, record: bytes) -> None:
+        """Add one record, end mark included."""
+        super().add(record)
+        self.count += 1
+
+    def extend(self, records: Iterable[bytes]) -> None:
+        for record in records:
+            self.add(record)
 
     def __iter__(self) -> Iterator[bytes]:
         """The records one by one, without their end marks."""
