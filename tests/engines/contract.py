@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 import zstandard
+
 from stepvault.engines.base import EndFrame, Engine, Job, PlanJob, Snapshot
 from stepvault.errors import (
     BackupTampered,
@@ -32,7 +33,6 @@ from stepvault.errors import (
     TargetNotEmpty,
 )
 from stepvault.models import RestoreOptions, StoredObject
-
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 
 #: Fields of RestoreJob that say where to: path or connection.

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+
 from stepvault.engines.base import (
     Buffer,
     Counts,

@@ -4,6 +4,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -15,6 +16,7 @@ from stepvault.engines.sqlite.mounts import is_network
 from stepvault.errors import (
     ShortRead,
     SourceBusy,
+    SourceChanged,
     SourceCorrupt,
     SourceDenied,
     SourceMissing,
@@ -450,3 +452,19 @@ def test_a_copy_is_the_database_compressed(tmp_path: Path) -> None:
     plain = tmp_path / "shop.sqlite"
     plain.write_bytes(zstandard.ZstdDecompressor().decompressobj().decompress(stored))
     assert content(plain) == content(path)
+
+
+def test_a_file_replaced_while_it_is_opened_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our descriptor and SQLite's would be of two files."""
+    path, newer = tmp_path / "shop.db", tmp_path / "newer.db"
+    make_database(path, mode="DELETE")
+    make_database(newer, mode="DELETE")
+
+    def connect_late(*arguments: Any) -> connect.Opened:
+        newer.rename(path)
+        return connect.connect(*arguments)
+
+    monkeypatch.setattr(freeze, "connect", connect_late)
+    refused(settings(path), tmp_path, SourceChanged, str(path), "replaced")
