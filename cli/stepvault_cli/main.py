@@ -11,6 +11,7 @@ from stepvault_cli.pruning import prune
 from stepvault_cli.restoring import restore
 from stepvault_cli.running import run, watch
 from stepvault_cli.showing import runs, show
+from stepvault_cli.verifying import verify
 
 
 @click.group(
@@ -32,6 +33,7 @@ def cli() -> None:
       stepvault run                           back up everything, watching
       stepvault show                          what the run did
       stepvault show shop                     what the newest backup of a source holds
+      stepvault verify shop                   is every byte of it as it was stored?
       stepvault restore shop --to staging     put it back somewhere else
     """
 
@@ -62,7 +64,7 @@ def schema() -> None:
     click.echo(json.dumps(config.json_schema(), indent=2, ensure_ascii=False))
 
 
-for command in (run, watch, runs, show, restore, prune):
+for command in (run, watch, runs, show, verify, restore, prune):
     cli.add_command(command)
 
 

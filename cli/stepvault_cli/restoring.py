@@ -185,7 +185,7 @@ def _here(
     out: Console | None,
     compare: bool,
 ) -> None:
-    tally = _Tally(manifest.raw_bytes, out)
+    tally = Tally(manifest.raw_bytes, out)
     with tally:
         restore_here(vault, request, progress=tally.add)
     wrong = differences(vault, request)[1] if compare else []
@@ -207,7 +207,7 @@ def _here(
         raise click.exceptions.Exit(FAILED)
 
 
-class _Tally:
+class Tally:
     """Counts restored bytes from several threads and shows them on a terminal."""
 
     def __init__(self, expected: int, out: Console | None) -> None:
@@ -224,7 +224,7 @@ class _Tally:
         )
         self._task = self._bar.add_task("restore", total=expected)
 
-    def __enter__(self) -> "_Tally":
+    def __enter__(self) -> "Tally":
         self._bar.start()
         return self
 
