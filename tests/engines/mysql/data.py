@@ -135,12 +135,17 @@ def make(server: MariaDb, database: str, statements: list[str]) -> None:
 Ask = Callable[[str], list[tuple[Any, ...]]]
 
 
+def _text(value: Any) -> Any:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 def _rows(ask: Ask, table: str, definition: str) -> Any:
     """Something that tells whether two tables hold the same rows."""
-    count = ask(f"SELECT COUNT(*) FROM {table}")[0][0]
-    if "GENERATED ALWAYS" not in definition:
+    count = int(ask(f"SELECT COUNT(*) FROM {table}")[0][0])
+    if "GENERATED ALWAYS" not in definition and "SYSTEM VERSIONING" not in definition:
         return count, ask(f"CHECKSUM TABLE {table} EXTENDED")[0][1]
-    # CHECKSUM TABLE takes in memory at random for tables with computed columns.
+    # CHECKSUM TABLE takes in memory at random for tables with computed columns, and the times
+    # of versions.
     columns = [f"`{row[0]}`" for row in ask(f"SHOW COLUMNS FROM {table}")]
     if count < 1000:
         values = ",".join(f"{c},HEX({c})" for c in columns)
@@ -158,11 +163,12 @@ def contents(server: MariaDb, database: str) -> dict[str, Any]:
     connection = server.connect(database)
     found: dict[str, Any] = {}
     connection.query("SET SESSION sql_mode=''")
+    connection.use_unicode, connection.decoders = False, {}
 
     def ask(sql: str) -> list[tuple[Any, ...]]:
         with connection.cursor() as cursor:
             cursor.execute(sql)
-            return list(cursor.fetchall())
+            return [tuple(map(_text, row)) for row in cursor.fetchall()]
 
     for name, kind in ask("SHOW FULL TABLES"):
         quoted = "`" + name.replace("`", "``") + "`"

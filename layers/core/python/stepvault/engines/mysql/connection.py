@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 import pymysql
-from pymysql.constants import COMMAND
+from pymysql.constants import COMMAND, FIELD_TYPE
 from pymysql.cursors import Cursor
 
 from stepvault.engines.base import Connection
@@ -92,7 +92,7 @@ class Session:
         """All rows of a small result; ``what`` it is about stands in errors' messages."""
         with self.errors(what), self._driver.cursor() as cursor:
             cursor.execute(sql)
-            return list(cursor.fetchall())
+            return [tuple(map(_decoded, row)) for row in cursor.fetchall()]
 
     def one(self, sql: str, what: str = "") -> tuple[Any, ...]:
         """The only row, or an empty tuple."""
@@ -142,6 +142,12 @@ class Session:
             fail(number, said, self.address, what)
 
 
+#: Numbers become int, all else comes as text.
+_CONVERSIONS: dict[Any, Any] = dict.fromkeys(
+    (FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int
+)
+
+
 def server_of(connection: Connection | None) -> Connection:
     """The connection, which this engine cannot do without.
 
@@ -173,6 +179,8 @@ def connect(connection: Connection, database: str | None = None) -> Session:
             password=connection.password or "",
             database=database,
             charset="utf8mb4",
+            conv=_CONVERSIONS,
+            use_unicode=False,  # definitions may hold bytes that are no text, see _decoded
             autocommit=True,
             connect_timeout=connection.connect_timeout,
             read_timeout=READ_TIMEOUT,
@@ -210,6 +218,8 @@ def _tls(connection: Connection) -> dict[str, Any]:
             f"connection.tls_ca: cannot read {connection.tls_ca}: {error.strerror or error}",
             "Name a readable PEM file",
         ) from None
+    # As the driver does for its own contexts: the CAs that MySQL makes for itself break the rules.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-full"
     if mode == "require":
         context.verify_mode = ssl.CERT_NONE
@@ -224,7 +234,15 @@ def _keep_alive(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
+def _decoded(value: Any) -> Any:
+    """Bytes as text; those that are none (the default of a binary column) come back by
+    encoding with surrogateescape."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
 def _number_and_text(error: Exception) -> tuple[int, str]:
+    if isinstance(getattr(error, "original_exception", error), ssl.SSLError):
+        return 2026, str(error.args[-1])
     if isinstance(error, pymysql.Error) and len(error.args) >= 2:
         return int(error.args[0]), str(error.args[1])
     return 2013, str(error) or type(error).__name__

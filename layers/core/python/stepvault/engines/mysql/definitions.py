@@ -167,7 +167,7 @@ def triggers(session: Session, table: Table) -> Iterator[tuple[str, list[str]]]:
         # trigger, sql_mode, statement, character_set_client, collation_connection, …
         said = session.one(f"SHOW CREATE TRIGGER {quote(table.database)}.{quote(name)}")
         text = _unqualified(said[2], table.database)
-        yield name, [f"DROP TRIGGER IF EXISTS {quote(name)}", *_modes(said[1], said[4]), text]
+        yield name, [*_modes(said[1], said[4]), f"DROP TRIGGER IF EXISTS {quote(name)}", text]
 
 
 def _unqualified(trigger: str, database: str) -> str:
@@ -199,7 +199,8 @@ def routines(session: Session, database: str) -> Iterator[tuple[str, str, list[s
         if said[2] is None:
             fail(1370, f"the body of {kind.lower()} {name} is hidden from this user", session.address, f"database {database}")  # fmt: skip
         drop = f"DROP {kind} IF EXISTS {quote(name)}"
-        yield kind, name, [drop, *_modes(said[1], said[4]), said[2]]
+        # DROP PACKAGE is only known in the package's own SQL mode.
+        yield kind, name, [*_modes(said[1], said[4]), drop, said[2]]
 
 
 def events(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
@@ -212,7 +213,7 @@ def events(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
         said = session.one(f"SHOW CREATE EVENT {quote(database)}.{quote(name)}")
         zone = f"SET TIME_ZONE={literal(said[2])}"
         drop = f"DROP EVENT IF EXISTS {quote(name)}"
-        yield name, [drop, zone, *_modes(said[1], said[5]), said[3]]
+        yield name, [zone, *_modes(said[1], said[5]), drop, said[3]]
 
 
 def _modes(sql_mode: str, collation: str) -> list[str]:

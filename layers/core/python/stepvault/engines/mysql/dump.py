@@ -25,8 +25,8 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts, Job, Stored, Stream
-from stepvault.engines.mysql import definitions, privileges
-from stepvault.engines.mysql.connection import Session, blocking, connect, quote, server_of
+from stepvault.engines.mysql import definitions, privileges, ranges
+from stepvault.engines.mysql.connection import Session, blocking, connect, server_of
 from stepvault.engines.mysql.inventory import Table, databases, matches, tables
 from stepvault.engines.mysql.rows import Sums, statements
 from stepvault.engines.mysql.script import restore_script
@@ -37,7 +37,6 @@ from stepvault.models import MySqlSource, StoredObject
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-_INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 
@@ -192,9 +191,7 @@ class MySqlSnapshot:
 
     def _freeze(self, control: Session) -> Moment:
         if not hasattr(self, "_readers"):
-            parts = sum(
-                len(self._ranges_wanted(t)) for t in self._contents.tables if self._has_rows(t)
-            )
+            parts = sum(self._parts(t) for t in self._contents.tables if self._has_rows(t))
             wanted = max(1, min(self._job.connections, parts))
             self._readers = [self._connect() for _ in range(wanted)]
         read = [t for t in self._contents.tables if self._has_rows(t)]
@@ -346,24 +343,21 @@ class MySqlSnapshot:
                 yield Rows(f"{name}.{number:05d}.sql.zst", table, where, self)
         yield from self._contents.texts
 
-    def _ranges_wanted(self, table: Table) -> range:
-        """As many as the table's size asks for, if its key can be cut."""
-        kinds = {c.name: c.type for c in table.columns}
-        cuttable = table.key and kinds.get(table.key[0]) in _INTEGERS and table.transactional
-        return range(1 + table.bytes // (self._source.split_above_mb * _MIB) if cuttable else 1)
+    def _parts(self, table: Table) -> int:
+        """How many ranges the table's size asks for, if its key can be cut."""
+        if ranges.column(table) is None:
+            return 1
+        return 1 + table.bytes // (self._source.split_above_mb * _MIB)
 
-    def _ranges(self, table: Table) -> list[str]:
-        """Conditions on the key's first column that together hold every row once."""
-        wanted = len(self._ranges_wanted(table))
-        if wanted == 1:
-            return [""]
+    def _ranges(self, table: Table) -> Iterator[str]:
+        """Conditions on the key that together hold every row once; found as they are asked for."""
+        by, parts = ranges.column(table), self._parts(table)
+        if by is None or parts == 1:
+            return iter([""])
         with self.borrow() as session:
             self.pin(session, table)
-            key = quote(table.key[0])
-            low, high = session.one(f"SELECT MIN({key}), MAX({key}) FROM {table.sql}")
-        if low is None:
-            return [""]
-        return [_condition(key, *ends) for ends in cut(int(low), int(high), wanted)]
+            evenly = ranges.evenly(session, table, by, parts)
+        return ranges.walk(self.borrow, table, by, parts) if evenly is None else iter(evenly)
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
         """``metadata`` as mydumper writes it, and the script that restores without Stepvault."""
@@ -434,20 +428,3 @@ class MySqlSnapshot:
     def close(self) -> None:
         for session in self._sessions:
             session.close()
-
-
-def cut(low: int, high: int, parts: int) -> list[tuple[int | None, int | None]]:
-    """Half-open ranges [from, to) over the integers, the first and last open-ended (None).
-
-    Every integer lies in exactly one; there are as many as parts, or fewer if low and high are
-    close together.
-    """
-    width = max(1, -(-(high - low + 1) // parts))
-    borders = [low + width * n for n in range(1, parts) if low + width * n <= high]
-    return list(zip([None, *borders], [*borders, None], strict=True))
-
-
-def _condition(key: str, start: int | None, stop: int | None) -> str:
-    ends = [f"{key} >= {start}"] if start is not None else []
-    ends += [f"{key} < {stop}"] if stop is not None else []
-    return " AND ".join(ends)

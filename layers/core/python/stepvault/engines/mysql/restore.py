@@ -137,7 +137,7 @@ def _check_target(
         _create_database(job, session, chosen, original, target)
     there = {t.name: t for t in tables(session, target)}
     made = chosen.names(original, "table", "view", "sequence")
-    for name in chosen.names(original, "data") - made:  # a backup without definitions
+    for name in sorted(chosen.names(original, "data") - made):  # a backup without definitions
         if name not in there:
             raise TargetMissing(
                 f"table {target}.{name} does not exist and the backup holds no definitions",

@@ -147,9 +147,9 @@ class _Plan:
             if index:
                 whole.append("','")
                 parts.append("','")
-            whole.append(_text(column))
+            whole.append(as_text(column))
             if column not in large:
-                parts.append(_text(column))
+                parts.append(as_text(column))
                 continue
             if parts:
                 fields.append(f"CONCAT({','.join(parts)})")
@@ -235,7 +235,7 @@ def _travels(column: Column) -> bool:
     return column.charset is None or column.charset in _UTF8 | _CONVERTIBLE
 
 
-def _text(column: Column) -> str:
+def as_text(column: Column) -> str:
     """An expression: the value as SQL text, never NULL unless it is too large."""
     name = quote(column.name)
     if column.type in _NUMBERS:
