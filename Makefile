@@ -27,6 +27,7 @@ GROUPS := layers/deps/requirements.txt cli/requirements.txt infra/requirements.t
 	@$(UV) venv --quiet --clear --python $$($(FIND_PYTHON)) .venv
 	@$(INSTALL) --python .venv $(addprefix -r ,$(GROUPS))
 	@printf '%s\n' '$(CURDIR)/layers/core/python' '$(CURDIR)/cli' > $$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/stepvault.pth
+	@printf '#!%s\nfrom stepvault_cli.main import main\nmain()\n' '$(CURDIR)/$(PY)' > .venv/bin/stepvault; chmod +x .venv/bin/stepvault
 	@touch $@
 
 setup: .venv/.ready  ## Install what development needs

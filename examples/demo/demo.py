@@ -71,8 +71,8 @@ def step(what: str) -> Iterator[None]:
 def stepvault(*arguments: str) -> None:
     """Run the command a person would run, and show it."""
     out.print(f"\n[bold]$ stepvault {' '.join(arguments)}[/]")
-    command = Path(sys.executable).with_name("python")
-    done = subprocess.run([command, "-m", "stepvault_cli.main", *arguments], check=False)
+    command = Path(sys.executable).with_name("stepvault")
+    done = subprocess.run([command, *arguments], check=False)
     if done.returncode:
         sys.exit(f"stepvault {arguments[0]} ended with exit code {done.returncode}")
 
@@ -172,7 +172,7 @@ def look_around(url: str) -> None:
         for name, value in emulator.environment(os.environ["AWS_ENDPOINT_URL"]).items():
             out.print(f"  export {name}={value}", soft_wrap=True)
         out.print(f"  psql '{url}'", soft_wrap=True)
-        out.print("  .venv/bin/python -m stepvault_cli.main runs\n\nCtrl-C ends it.")
+        out.print("  .venv/bin/stepvault runs\n\nCtrl-C ends it.")
         signal.pause()
 
 

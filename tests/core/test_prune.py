@@ -150,6 +150,14 @@ def test_while_a_run_is_under_way_nothing_it_may_lean_on_goes(vault, state):
     assert everything(vault) == before
 
 
+def test_a_run_that_never_got_a_plan_does_not_stop_pruning_for_long(vault):
+    put_backup(vault, 3)
+    put_backup(vault, 2)
+    vault.put(keys.request(run_of(0.5)), b"{}")
+    (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert (docs.left_alone, len(docs.removed)) == (None, 1)
+
+
 def test_a_run_that_ended_well_does_not_stop_pruning(vault):
     put_backup(vault, 3)
     put_backup(vault, 0.01)

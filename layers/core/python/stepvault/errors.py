@@ -43,7 +43,8 @@ class StepvaultError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.message}. {self.fix}." if self.fix else self.message
+        fix = self.fix[:1].upper() + self.fix[1:]
+        return f"{self.message}. {fix}." if fix else self.message
 
 
 class Transient(StepvaultError):

@@ -16,6 +16,8 @@ from stepvault.retention import expired
 REDRIVABLE = timedelta(days=14)
 #: A run without an end may still be reading an older backup's index.
 UNDER_WAY = timedelta(days=1)
+#: The plan is one function, which Lambda ends after 15 minutes; with its retries.
+PLANNING = timedelta(hours=2)
 
 
 class PruneRequest(Record):
@@ -96,7 +98,7 @@ def _under_way(vault: Vault, now: datetime) -> dict[str, str]:
             busy |= {r.source: run for r in summary.sources if r.status == "failed"}
         elif (units := vault.units(run)) is not None:
             busy |= {unit.source.name: run for unit in units}
-        else:
+        elif now - keys.run_started(run) < PLANNING:
             busy["*"] = run
     return busy
 

@@ -96,6 +96,7 @@ def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure
     stored = [receipts[unit.id] for unit in units if unit.id in receipts]
     problems = _problems(vault, units, receipts, failures)
     backed_up = [receipt for receipt in stored if receipt.skipped is None]
+    own = [o for receipt in stored for o in receipt.objects if o.run_id is None]
     if not problems and backed_up:
         vault.put_manifest(_manifest(units[0], backed_up))
     return SourceResult(
@@ -105,9 +106,9 @@ def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure
         units=len(units),
         units_done=len(stored),
         raw_bytes=sum(r.raw_bytes for r in stored),
-        stored_bytes=sum(r.stored_bytes for r in stored),
-        rows=sum(o.rows or 0 for r in stored for o in r.objects),
-        files=sum(o.files or 0 for r in stored for o in r.objects),
+        stored_bytes=sum(o.stored_bytes for o in own),
+        rows=sum(o.rows or 0 for o in own),
+        files=sum(o.files or 0 for o in own),
         bottleneck=_bottleneck(stored),
         failures=problems,
         warnings=[w for r in stored for w in ([r.skipped] if r.skipped else r.warnings)],
@@ -163,6 +164,8 @@ def _bottleneck(receipts: Sequence[Receipt]) -> str | None:
 
 def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
     objects = [stored for receipt in receipts for stored in receipt.objects]
+    # What lies in earlier runs' folders costs nothing again, and its index counts its files.
+    own = [stored for stored in objects if stored.run_id is None]
     config = unit.source.model_dump(mode="json", exclude_none=True)
     return Manifest(
         tool_version=__version__,
@@ -174,9 +177,9 @@ def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
         config=config,
         config_sha256=config_digest(config),
         raw_bytes=sum(o.raw_bytes for o in objects),
-        stored_bytes=sum(o.stored_bytes for o in objects if o.run_id is None),
-        rows=sum(o.rows or 0 for o in objects),
-        files=sum(o.files or 0 for o in objects),
+        stored_bytes=sum(o.stored_bytes for o in own),
+        rows=sum(o.rows or 0 for o in own),
+        files=sum(o.files or 0 for o in own),
         units=[
             UnitFacts(
                 unit=r.unit,
