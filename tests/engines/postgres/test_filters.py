@@ -193,3 +193,37 @@ def test_a_missing_owner_is_named_before_anything_is_made(
     with pytest.raises(TargetMissing, match="only_on_18") as caught:
         engine.plan_restore(job)
     assert "globals.sql" in caught.value.fix
+
+
+def test_a_lost_table_comes_back_into_the_living_database(
+    pg18: PostgresServer, shop: str, tmp_path: Path
+) -> None:
+    """All around it stays; what it needs and is there already is not made again."""
+    result = run(pg18, shop, tmp_path / "vault")
+    before = holds(pg18, shop)
+    pg18.psql("DROP TABLE app.secrets", database=shop)
+    options = RestoreOptions(only=["app.secrets"])
+    job = restore_job(
+        result, tmp_path / "vault", source(shop), connection=address(pg18, shop), options=options
+    )
+    run_restore(engine, job)
+    after = holds(pg18, shop)
+    # The foreign key leads to a table that was not asked for.
+    assert after.pop("definitions") != before.pop("definitions")
+    assert after == before
+    with pytest.raises(TargetNotEmpty, match=r"already has TABLE app\.secrets"):
+        engine.plan_restore(job)
+
+
+def test_a_damaged_table_is_replaced_when_told(
+    pg18: PostgresServer, shop: str, tmp_path: Path
+) -> None:
+    result = run(pg18, shop, tmp_path / "vault")
+    before = holds(pg18, shop)["app.secrets"]
+    pg18.psql("UPDATE app.secrets SET order_id = 1", database=shop)
+    options = RestoreOptions(only=["app.secrets"], overwrite=True)
+    job = restore_job(
+        result, tmp_path / "vault", source(shop), connection=address(pg18, shop), options=options
+    )
+    run_restore(engine, job, times=2)
+    assert holds(pg18, shop)["app.secrets"] == before

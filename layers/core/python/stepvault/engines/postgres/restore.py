@@ -17,7 +17,7 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Counts, RestoreJob
-from stepvault.engines.postgres import failures, programs, selection, target, toc
+from stepvault.engines.postgres import failures, finish, programs, selection, target, toc
 from stepvault.engines.postgres.snapshot import TRAILER
 from stepvault.errors import BackupTampered, RunNotFound, TargetMissing
 from stepvault.models import RestoreTask, StoredObject
@@ -25,10 +25,8 @@ from stepvault.models import RestoreTask, StoredObject
 #: A task loads small tables until it has this many raw bytes or objects.
 TASK_BYTES = 256 << 20
 TASK_OBJECTS = 200
-#: What a script sets that older servers do not know; they lack the thing it would switch.
 #: Lines in which a script's settings stand.
 _HEAD = 30
-_NEWER = {b"SET transaction_timeout = 0;": 170000}
 
 
 def plan(job: RestoreJob) -> list[RestoreTask]:
@@ -39,8 +37,12 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
     if new:
         target.create(job)
     with target.connect(job) as opened:
-        if not any(e.kind == b"TABLE" for e in archive.entries):
+        if _data_only(archive):
             target.require_empty_tables(opened, [e for e in chosen if e.kind == b"TABLE DATA"])
+        elif job.options.only and not new:
+            if not job.options.overwrite:
+                target.require_absent(opened, [e for e in chosen if e.kind == b"TABLE"])
+            chosen = selection.missing_from(chosen, target.contents(job))
         elif not new and not job.options.overwrite:
             target.require_empty(opened)
         if job.options.owner == "keep":
@@ -70,6 +72,11 @@ def read_toc(job: RestoreJob) -> toc.Toc:
     return toc.read(b"".join(job.read(_object(job, "toc.dat"))))
 
 
+def _data_only(archive: toc.Toc) -> bool:
+    """Whether the backup holds rows without definitions."""
+    return not any(e.kind == b"TABLE" for e in archive.entries)
+
+
 def _object(job: RestoreJob, name: str) -> StoredObject:
     found = next((o for o in job.objects if o.name == name), None)
     if found is None:
@@ -97,8 +104,7 @@ def _tasks(
             before.append(entry.dump_id)
         elif entry.section != toc.SECTION_DATA:
             after.append(entry.dump_id)
-    data_only = not any(e.kind == b"TABLE" for e in archive.entries)
-    yield task("before", "schema", "schema", ["toc.dat"], ids=before, data_only=data_only)
+    yield task("before", "schema", "schema", ["toc.dat"], ids=before)
 
     batch: list[str] = []
     size = number = 0
@@ -148,17 +154,24 @@ class _Work:
 
     def make_schema(self) -> Counts:
         """Definitions, in one transaction."""
+        folder = self._fetch()
+        archive = toc.read((folder / "toc.dat").read_bytes())
+        whole = not (self.job.options.only or _data_only(archive))
+        first = target.begin_notes(self.restore)
         if target.exists(self.job):
             with target.connect(self.job) as opened:
                 if target.is_done(opened, self.restore, "schema"):
                     return Counts()
-                if not self.job.options.overwrite and not self.task.arguments["data_only"]:
+                if whole and not self.job.options.overwrite:
                     target.require_empty(opened)
-            if self.job.options.overwrite and not self.task.arguments["data_only"]:
+            if whole and self.job.options.overwrite:
                 target.drop(self.job)
+            elif self.job.options.overwrite:
+                ids = set(self.task.arguments["ids"])
+                first = target.drop_tables([e for e in archive.entries if e.dump_id in ids]) + first
         target.create(self.job)
         with target.connect(self.job) as opened:
-            self._apply(opened, target.begin_notes(self.restore))
+            self._apply(opened, first, self.task.arguments["ids"], folder)
         return Counts()
 
     def load_rows(self) -> Counts:
@@ -175,7 +188,7 @@ class _Work:
             opened.execute(f"SET client_encoding = '{self._encoding()}'")
             if self.job.options.owner not in ("keep", "none"):
                 opened.execute(f"SET ROLE {_quoted(self.job.options.owner)}")
-            if not any(e.kind == b"TABLE" for e in archive.entries):
+            if _data_only(archive):
                 target.switch_off_triggers(opened)
             for name in self.task.objects:
                 if name != "toc.dat":
@@ -188,14 +201,21 @@ class _Work:
         with target.connect(self.job) as opened:
             self._require_begun(opened)
             if not target.is_done(opened, self.restore, step):
-                self._apply(opened, target.note(self.restore, step))
+                first = target.note(self.restore, step)
+                self._apply(opened, first, self.task.arguments["ids"], self._fetch())
         return Counts()
 
     def finish(self) -> Counts:
-        """Indexes, constraints, triggers, materialized views; then the notes go."""
+        """Indexes and constraints in parallel; then triggers, views' contents and the like."""
         with target.connect(self.job) as opened:
             if target.begun(opened):
-                self._apply(opened, target.end_notes())
+                archive, folder = read_toc(self.job), self._fetch()
+                ids = set(self.task.arguments["ids"])
+                mine = [e for e in archive.entries if e.dump_id in ids]
+                alone = [e for e in mine if e.kind in finish.PARALLEL]
+                finish.Builder(self.job, self.restore, folder, self._options()).build(alone)
+                rest = [e.dump_id for e in mine if e.kind not in finish.PARALLEL]
+                self._apply(opened, target.end_notes(), rest, folder)
         return Counts()
 
     # ------------------------------------------------------------ inside
@@ -235,25 +255,29 @@ class _Work:
             raise failures.from_server(error, f"cannot load {table}") from error
         return stored.rows or 0
 
-    def _apply(self, opened: Session, first: str) -> None:
+    def _fetch(self) -> Path:
+        """The task's objects as files; each one's hash is verified when its bytes end."""
+        folder = self.job.scratch / "archive"
+        folder.mkdir()
+        for name in self.task.objects:
+            with (folder / name).open("wb") as file:
+                for block in self.job.read(_object(self.job, name)):
+                    file.write(block)
+        return folder
+
+    def _apply(self, opened: Session, first: str, ids: Sequence[int], folder: Path) -> None:
         """Run the task's part of the archive through psql, all of it or nothing.
 
         The script's own COMMIT is the last thing that pg_restore writes: when it fails before,
         psql meets the end of its input within the transaction, which is rolled back.
         """
-        folder = self.job.scratch / "archive"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in self.task.objects:
-            with (folder / name).open("wb") as file:
-                for block in self.job.read(_object(self.job, name)):
-                    file.write(block)
-        ids = folder / "ids"
-        ids.write_text("".join(f"{i};\n" for i in self.task.arguments["ids"]))
+        chosen = folder / "ids"
+        chosen.write_text("".join(f"{i};\n" for i in ids))
         dsn = programs.dsn(target.address(self.job), self.job.scratch, target.name_of(self.job))
         connection = target.address(self.job)
         options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         psql = programs.find("psql")
-        reader = self.children.start(self._pg_restore(folder, ids), read=True, buffer=1 << 20)
+        reader = self.children.start(self._pg_restore(folder, chosen), read=True, buffer=1 << 20)
         writer = self.children.start([psql, *options, "--no-password", "-d", dsn], feed=True)
         try:
             with contextlib.suppress(BrokenPipeError):  # psql says why it left
@@ -272,12 +296,15 @@ class _Work:
             self.children.forget(writer)
 
     def _pg_restore(self, folder: Path, ids: Path) -> list[str]:
-        options = [f"--use-list={ids}", "--file=-", "--single-transaction"]
-        owner = self.job.options.owner
-        if owner != "keep":
-            options += ["--no-owner", "--no-privileges"]
-            options += [f"--role={owner}"] if owner != "none" else []
+        options = [f"--use-list={ids}", "--file=-", "--single-transaction", *self._options()]
         return [programs.find("pg_restore"), *options, str(folder)]
+
+    def _options(self) -> list[str]:
+        owner = self.job.options.owner
+        if owner == "keep":
+            return []
+        role = [] if owner == "none" else [f"--role={owner}"]
+        return ["--no-owner", "--no-privileges", *role]
 
 
 def _feed(child: Any, data: bytes) -> None:
@@ -290,7 +317,7 @@ def _known_to(server_version: int, script: Any) -> Iterator[bytes]:
     """The script, without settings at its head that the server is too old for."""
     for _ in range(_HEAD):
         line = script.readline()
-        if server_version >= _NEWER.get(line.strip(), 0) and line != b"BEGIN;\n":
+        if finish.known_to(server_version, line) and line != b"BEGIN;\n":
             yield line
     while block := script.read(1 << 20):
         yield block

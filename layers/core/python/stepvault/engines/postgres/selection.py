@@ -19,6 +19,9 @@ _COMPANIONS = {
     b"SEQUENCE OWNED BY",
     b"TABLE ATTACH",
 }
+#: Made anew even where something of that name exists: then it is an error to say so.
+_OF_TABLES = _COMPANIONS | {b"TABLE", b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"}
+_FOLLOWERS = {b"ACL", b"COMMENT", b"SECURITY LABEL", b"SEQUENCE SET"}
 _SETTINGS = {b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"}
 _GRANTEE = re.compile(rb'\bTO ("(?:[^"]|"")+"|[^\s";]+)(?: WITH GRANT OPTION)?;')
 
@@ -53,6 +56,26 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
                 kept |= needed
                 grew = True
     return [e for e in entries if e.dump_id in kept]
+
+
+def missing_from(entries: Sequence[Entry], there: Sequence[Entry]) -> list[Entry]:
+    """The chosen entries without what the target has already: schemas, types, functions, shared
+    sequences, and what is said about them. Tables are always made."""
+    existing = {(e.kind, e.namespace, e.tag) for e in there}
+    owned = {d for e in entries if e.kind == b"SEQUENCE OWNED BY" for d in e.dependencies}
+    skipped: set[int] = set()
+    kept = []
+    for entry in entries:
+        shared = entry.section == SECTION_PRE_DATA and entry.kind not in _OF_TABLES
+        if entry.kind == b"SEQUENCE":
+            shared = entry.dump_id not in owned
+        if (shared and (entry.kind, entry.namespace, entry.tag) in existing) or (
+            entry.kind in _FOLLOWERS and skipped.intersection(entry.dependencies)
+        ):
+            skipped.add(entry.dump_id)
+        else:
+            kept.append(entry)
+    return kept
 
 
 def roles(entries: Sequence[Entry]) -> list[str]:

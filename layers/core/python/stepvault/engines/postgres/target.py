@@ -5,7 +5,9 @@ finished step, written in the same transaction as the step itself: a task that r
 a crash skips what has been committed, and nothing is ever loaded twice. The last task drops it.
 """
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,7 +15,7 @@ from psycopg import Connection as Session
 from psycopg import sql
 
 from stepvault.engines.base import Connection, RestoreJob
-from stepvault.engines.postgres import failures, session
+from stepvault.engines.postgres import failures, programs, session, toc
 from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import (
     ConfigInvalid,
@@ -131,6 +133,17 @@ def require_empty(opened: Session) -> None:
         )
 
 
+def contents(job: RestoreJob) -> list[Entry]:
+    """What pg_dump says is defined in the target."""
+    with tempfile.TemporaryDirectory(dir=job.scratch) as own:
+        folder = Path(own) / "archive"
+        dsn = programs.dsn(address(job), Path(own), name_of(job))
+        options = ["-Fd", "-Znone", "--schema-only", "--no-sync", "--no-password", "--file"]
+        arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
+        programs.run(programs.Children(), address(job), arguments, job.remaining)
+        return toc.read((folder / "toc.dat").read_bytes()).entries
+
+
 def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
     """For a backup of rows alone: its tables must be there, and empty.
 
@@ -153,6 +166,32 @@ def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
                 f"table {entry.label[11:]} of database {opened.info.dbname} already holds rows",
                 "TRUNCATE it, or restore into another database",
             )
+
+
+def require_absent(opened: Session, entries: Sequence[Entry]) -> None:
+    """Raises TargetNotEmpty, naming the first of these tables that exists."""
+    for entry in entries:
+        table = sql.Identifier((entry.namespace or b"").decode(), entry.tag.decode())
+        query = sql.SQL("SELECT pg_catalog.to_regclass({})").format(
+            sql.Literal(table.as_string(opened))
+        )
+        row = opened.execute(query).fetchone()
+        if row and row[0] is not None:
+            raise TargetNotEmpty(
+                f"database {opened.info.dbname} already has {entry.label}",
+                "Rename or drop it, restore into another database, or allow overwriting, which "
+                "drops it",
+            )
+
+
+def drop_tables(entries: Sequence[Entry]) -> str:
+    """SQL that drops these tables; it fails when something else rests on them."""
+    names = [
+        sql.Identifier((e.namespace or b"").decode(), e.tag.decode()).as_string()
+        for e in entries
+        if e.kind == b"TABLE"
+    ]
+    return f"DROP TABLE IF EXISTS {', '.join(names)};\n" if names else ""
 
 
 def switch_off_triggers(opened: Session) -> None:

@@ -142,12 +142,7 @@ def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
 
 def _definitions(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
     """What pg_dump says of the database against what it said of the source."""
-    folder = job.scratch / "compared"
-    dsn = programs.dsn(target.address(job), job.scratch, target.name_of(job))
-    options = ["-Fd", "-Znone", "--schema-only", "--no-sync", "--no-password", "--file"]
-    arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
-    programs.run(programs.Children(), target.address(job), arguments, job.remaining)
-    found = _defined(toc.read((folder / "toc.dat").read_bytes()).entries, job)
+    found = _defined(target.contents(job), job)
     wanted = _defined(chosen, job)
     lines = [f"{label} is missing" for label in sorted(wanted.keys() - found.keys())]
     lines += [f"{label} is not in the backup" for label in sorted(found.keys() - wanted.keys())]

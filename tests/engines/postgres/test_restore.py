@@ -1,0 +1,103 @@
+"""Restores that stop half-way, and go on."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from examples.demo.postgres_server import PostgresServer
+from stepvault.engines.postgres import engine
+from stepvault.errors import OutOfTime, SourceDenied, SourceUnsupported, TargetMissing
+from tests.engines.driver import _do, back_up, restore_job, run_restore
+from tests.engines.postgres.rig import address, holds, new_database, source
+
+SLOW = (
+    "CREATE FUNCTION slow(i int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS"
+    " $$BEGIN PERFORM pg_catalog.pg_sleep(0.02); RETURN i; END$$;"
+    "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) i;"
+    "CREATE INDEX one ON t (slow(i)); CREATE INDEX two ON t (i);"
+)
+
+
+def test_an_index_that_outlives_its_function_is_finished_by_the_server(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name, vault = new_database(pg18), tmp_path / "vault"
+    vault.mkdir()
+    pg18.psql(SLOW, database=name)
+    results = back_up(engine, source(name), vault, connection=address(pg18, name))
+    where = address(pg18, new_database(pg18))
+    job = restore_job(results, vault, source(name), connection=where)
+    end = time.monotonic() + 1e6
+    hurried = restore_job(
+        results, vault, source(name), connection=where, remaining=lambda: end - time.monotonic()
+    )
+    *before, last = engine.plan_restore(job)
+    for task in before:
+        _do(engine, job, task)
+    end = time.monotonic() + 6
+    with pytest.raises(OutOfTime, match=r"INDEX public\.one") as caught:
+        _do(engine, hurried, last)
+    assert "same restore again" in caught.value.fix
+    assert pg18.psql("SELECT count(*) FROM pg_indexes WHERE indexname = 'one'") == "0"
+    _do(engine, job, last)
+    assert engine.differences(job) == []
+    assert holds(pg18, str(where.database)) == holds(pg18, name)
+
+
+def test_a_restore_goes_on_where_it_was_cut_off(
+    pg18: PostgresServer, odd18: str, tmp_path: Path
+) -> None:
+    """The same plan again, after any number of its tasks have been done."""
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    results = back_up(engine, source(odd18), vault, connection=address(pg18, odd18))
+    where = address(pg18, new_database(pg18))
+    job = restore_job(results, vault, source(odd18), connection=where)
+    tasks = engine.plan_restore(job)
+    for task in tasks[: len(tasks) // 2]:
+        _do(engine, job, task)
+    for task in tasks:
+        _do(engine, job, task)
+    assert engine.differences(job) == []
+    assert holds(pg18, str(where.database)) == holds(pg18, odd18)
+
+
+def test_rows_without_their_definitions_are_not_loaded(
+    pg18: PostgresServer, odd18: str, tmp_path: Path
+) -> None:
+    vault = tmp_path / "vault"
+    vault.mkdir()
+    results = back_up(engine, source(odd18), vault, connection=address(pg18, odd18))
+    where = address(pg18, new_database(pg18))
+    job = restore_job(results, vault, source(odd18), connection=where)
+    task = next(t for t in engine.plan_restore(job) if t.stage == "data")
+    with pytest.raises(TargetMissing, match="no definitions from this restore"):
+        _do(engine, job, task)
+
+
+def test_what_pg_restore_cannot_do_is_an_error_and_leaves_nothing(
+    pg18: PostgresServer, pg15: PostgresServer, tmp_path: Path
+) -> None:
+    """A virtual column is unknown to a 15."""
+    name, vault = new_database(pg18), tmp_path / "vault"
+    vault.mkdir()
+    pg18.psql("CREATE TABLE t (a int, b int GENERATED ALWAYS AS (a) VIRTUAL)", database=name)
+    results = back_up(engine, source(name), vault, connection=address(pg18, name))
+    where = address(pg15, new_database(pg15))
+    job = restore_job(results, vault, source(name), connection=where)
+    with pytest.raises(SourceUnsupported, match="syntax error"):
+        run_restore(engine, job)
+    assert holds(pg15, str(where.database))["large objects"] == []
+    assert len(holds(pg15, str(where.database))) == 2
+
+
+def test_a_user_who_may_not_create_is_denied(pg18: PostgresServer, tmp_path: Path) -> None:
+    name, vault = new_database(pg18), tmp_path / "vault"
+    vault.mkdir()
+    results = back_up(engine, source(name), vault, connection=address(pg18, name))
+    pg18.psql(f"DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN PASSWORD '{pg18.password}'")
+    where = address(pg18, "never-made", user="weak")
+    job = restore_job(results, vault, source(name), connection=where)
+    with pytest.raises(SourceDenied, match="cannot create database never-made"):
+        engine.plan_restore(job)
