@@ -1,6 +1,5 @@
 """The Lambda functions: what each runs, with how much memory, and what it may touch."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,12 +8,13 @@ from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from infra import bundles
+from infra.access import Access
 from infra.bucket import Vault
 from infra.local import Platform
 from infra.logs import log_group
 from infra.network import Network
 from infra.roles import Allow, closed_role
-from infra.settings import Place, Settings
+from infra.settings import Settings
 
 #: Seconds; what Lambda allows at most.
 TIMEOUT = 900
@@ -58,15 +58,19 @@ class Functions(Construct):
         self._layers: dict[str, lambda_.LayerVersion] = {}
 
         postgres = ["postgres_client"] if "postgres" in settings.engines else []
-        in_s3 = [allow for s in settings.sources for allow in self._source_bucket(s)]
-        targets = list(self._credentials(settings.targets))
+        access = Access(Stack.of(self))
+        targets = access.credentials(settings.targets)
 
         self.plan = self._function(
             Spec(
                 "plan",
                 "plan",
                 PLAN_MEMORY,
-                [*vault.read("backups/*", "runs/*"), *vault.write("runs/*"), *in_s3],
+                [
+                    *vault.read("backups/*", "runs/*"),
+                    *vault.write("runs/*"),
+                    *access.buckets(settings.sources),
+                ],
                 config=True,
                 sources=True,
             )
@@ -121,6 +125,7 @@ class Functions(Construct):
 
     def _back_up(self, engine: str, postgres: list[str]) -> lambda_.Function:
         """The function that backs up sources of the engine, and may reach only those."""
+        access = Access(Stack.of(self))
         sources = [s for s in self._settings.sources if s.engine == engine]
         return self._function(
             Spec(
@@ -132,8 +137,8 @@ class Functions(Construct):
                     *self._vault.write(
                         "backups/*/data/*", "backups/*/receipts/*", "runs/*/failures/*"
                     ),
-                    *self._credentials(sources),
-                    *(allow for s in sources for allow in self._source_bucket(s)),
+                    *access.credentials(sources),
+                    *access.buckets(sources),
                 ],
                 sources=True,
                 # A reader of a live SQLite database takes locks, which are writes on EFS.
@@ -221,61 +226,3 @@ class Functions(Construct):
                     removal_policy=RemovalPolicy.DESTROY,
                 )
         return [self._layers[name] for name in names]
-
-    def _credentials(self, places: Iterable[Place]) -> Iterable[Allow]:
-        """Read the secrets and parameters that the places name, or sign in as their users."""
-        for place in places:
-            named = place.credentials
-            if named.secret:
-                yield from self._secret(named.secret)
-            if named.parameter:
-                yield from self._parameter(named.parameter)
-            if named.iam_user:
-                yield Allow(
-                    ["rds-db:connect"],
-                    [self._arn("rds-db", f"dbuser:*/{named.iam_user}")],
-                    "a host name does not tell the database's resource id; the user is named",
-                )
-
-    def _secret(self, name: str) -> Iterable[Allow]:
-        # Secrets Manager ends every ARN with six characters that the name does not tell.
-        arn = (
-            name
-            if name.startswith("arn:")
-            else self._arn("secretsmanager", f"secret:{name}-??????")
-        )
-        yield Allow(["secretsmanager:GetSecretValue"], [arn], "six random characters end the ARN")
-        yield self._decrypt("secretsmanager", "kms:EncryptionContext:SecretARN", arn)
-
-    def _parameter(self, name: str) -> Iterable[Allow]:
-        arn = name if name.startswith("arn:") else self._arn("ssm", f"parameter/{name.lstrip('/')}")
-        yield Allow(["ssm:GetParameter"], [arn])
-        yield self._decrypt("ssm", "kms:EncryptionContext:PARAMETER_ARN", arn)
-
-    def _source_bucket(self, place: Place) -> Iterable[Allow]:
-        """Read a source that lies in S3."""
-        if place.s3 is None:
-            return
-        bucket, prefix = place.s3
-        arn = f"arn:{Stack.of(self).partition}:s3:::{bucket}"
-        condition = {"StringLike": {"s3:prefix": [f"{prefix}*"]}} if prefix else {}
-        yield Allow(["s3:ListBucket"], [arn], conditions=condition)
-        yield Allow(["s3:GetObject"], [f"{arn}/{prefix}*"], "every object of the source")
-        yield self._decrypt("s3", "kms:EncryptionContext:aws:s3:arn", f"{arn}*")
-
-    def _decrypt(self, service: str, context: str, arn: str) -> Allow:
-        """Decrypt with whatever key holds that secret, parameter or bucket, and nothing else."""
-        stack = Stack.of(self)
-        return Allow(
-            ["kms:Decrypt"],
-            [self._arn("kms", "key/*")],
-            "only what the condition names, and only through that service",
-            {
-                "StringEquals": {"kms:ViaService": f"{service}.{stack.region}.{stack.url_suffix}"},
-                "StringLike": {context: arn},
-            },
-        )
-
-    def _arn(self, service: str, resource: str) -> str:
-        stack = Stack.of(self)
-        return f"arn:{stack.partition}:{service}:{stack.region}:{stack.account}:{resource}"

@@ -51,7 +51,6 @@ class RestoreWorkflow(Construct):
                     stage.title(),
                     stage,
                     vault,
-                    stage,
                     at_a_time,
                     steps.call(f"Restore {stage}", functions.restore),
                 )

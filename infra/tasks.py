@@ -80,9 +80,8 @@ class Steps:
     def fan_out(
         self,
         name: str,
-        label: str,
-        vault: Vault,
         items: str,
+        vault: Vault,
         at_a_time: int,
         work: sfn.IChainable,
         *,
@@ -96,7 +95,7 @@ class Steps:
         each = sfn.DistributedMap(
             self._scope,
             name,
-            label=label,
+            label=items,
             map_execution_type=sfn.StateMachineType.STANDARD,
             item_reader=sfn.S3JsonLItemReader(
                 bucket=vault.bucket, key=sfn.JsonPath.string_at(f"$.{items}.key")
