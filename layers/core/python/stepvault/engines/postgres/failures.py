@@ -28,6 +28,10 @@ _BY_STATE: dict[str, tuple[_Kind, str]] = {
         "Grant the user what is missing (pg_read_all_data reads all tables), or name the "
         "thing in exclude_tables",
     ),
+    "RLS": (
+        SourceDenied,
+        "Policies would hide rows: read as the owner, or as a role with BYPASSRLS",
+    ),
     "3D000": (SourceMissing, "Check the database's name in the connection or its secret"),
     "53300": (SourceBusy, "Raise max_connections or lower the source's connections"),
     "53200": (
@@ -56,6 +60,7 @@ _BY_TEXT: tuple[tuple[str, str], ...] = (
     (r'role ".*" does not exist|is not permitted to log in', "28"),
     (r'permission denied for database|user lacks privilege "?connect', "42501"),
     (r'database ".*" does not exist|database ".*" is not currently accepting', "3D000"),
+    (r"row-level security policy", "RLS"),
     (r"permission denied|must be owner|must be superuser", "42501"),
     (r"too many (clients|connections)|remaining connection slots", "53300"),
     (r"lock timeout|statement timeout|could not obtain lock", "55P03"),
@@ -90,6 +95,8 @@ def from_program(program: str, said: str, connection: Connection) -> StepvaultEr
         return _of_connecting(said, connection, None)
     stated = _STATE.search(said)
     state = stated[1] if stated else _state_of(said)
+    if "row-level security policy" in said:
+        state = "RLS"
     text = _one_line(_STATE.sub("", _NOISE.sub("", said)))
     if re.search(r"server closed the connection|connection to server was lost", said):
         state = "08"

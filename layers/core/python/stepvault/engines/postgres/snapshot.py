@@ -260,6 +260,7 @@ class PostgresSnapshot:
             if _names(seen.tables) != _names(wanted.tables):
                 raise _Moved("tables were made, renamed or dropped")
             self.facts = self._describe(holder, snapshot, len(seen.tables))
+            self._check_scratch(holder)
             lost = filters.losses(holder, seen.tables, seen.left_out)
             archive, folder = self._run_pg_dump(connection, snapshot, seen, lost)
         except SourceBusy as busy:
@@ -336,6 +337,18 @@ class PostgresSnapshot:
             "tables": count,
             "extensions": {session.text(n): session.text(v) for n, v in extensions},
         }
+
+    def _check_scratch(self, holder: Session) -> None:
+        """pg_dump writes the large objects to files, which must fit."""
+        if not self._source().with_data:
+            return
+        needed = int(_one(holder, "SELECT pg_catalog.pg_relation_size('pg_largeobject')") or 0)
+        free = shutil.disk_usage(self._job.scratch)[2]
+        if needed > free:
+            raise SourceUnsupported(
+                f"the large objects take {needed >> 20} MiB, scratch space has {free >> 20} MiB",
+                "Give the function more ephemeral storage (up to 10 GiB)",
+            )
 
     def _run_pg_dump(
         self, connection: Connection, snapshot: str, seen: tables.Wanted, lost: filters.Losses
@@ -445,4 +458,5 @@ def _names(found: Sequence[Table]) -> set[tuple[int, bytes]]:
 
 def _one(opened: Session, query: str) -> str:
     row = opened.execute(query).fetchone()
-    return session.text(row[0]) if row else ""
+    value = row[0] if row else ""
+    return session.text(value) if isinstance(value, bytes) else str(value)
