@@ -6,6 +6,7 @@ Format: POSIX pax, as GNU tar writes it with ``--format=pax --xattrs --sparse``.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from stepvault.errors import BackupTampered
 
@@ -75,8 +76,13 @@ def header(
     block = _block(name, meta.mode, uid, gid, plain_size, seconds, kind, link)
     if not records:
         return block
-    extended = _block(b"PaxHeaders/x", 0o644, 0, 0, len(records), 0, _PAX, b"")
-    return extended + records + padding(len(records)) + block
+    return _extended(len(records)) + records + padding(len(records)) + block
+
+
+@lru_cache(maxsize=1024)
+def _extended(size: int) -> bytes:
+    """The header of extended records; nearly every file has some, of a few sizes."""
+    return _block(b"PaxHeaders/x", 0o644, 0, 0, size, 0, _PAX, b"")
 
 
 def padding(size: int) -> bytes:
