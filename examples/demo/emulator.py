@@ -69,6 +69,7 @@ def running(
             process = subprocess.Popen(
                 [VENV / "bin" / "python", PROGRAM],
                 env=_emulator_environment(port, scratch, auth),
+                stdin=subprocess.PIPE,  # never written to: its end tells that we are gone
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -249,6 +250,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             continue
     process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 def _make_assets_bucket(endpoint: str) -> None:

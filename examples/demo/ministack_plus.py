@@ -1,10 +1,14 @@
 """MiniStack 1.5.33 with what it lacks of Step Functions and Lambda, as AWS documents it.
 
-Runs in the emulator's own environment: ``build/emulator-venv/bin/python ministack_plus.py``.
+Runs in the emulator's own environment, started by ``emulator.running()``.
 Each patch says what MiniStack does without it.
 """
 
 import json
+import os
+import shutil
+import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -19,6 +23,7 @@ _OUTCOMES = ("SUCCEEDED", "FAILED")
 
 
 def main() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     name_errors()
     name_throttles()
     publish_metrics()
@@ -29,6 +34,13 @@ def main() -> None:
     from ministack.app import main as serve
 
     serve()
+
+
+def _end_with_parent() -> None:
+    """Whoever started the emulator holds its standard input: a killed test leaves nothing behind."""
+    sys.stdin.buffer.read()
+    shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # the scratch folder made for us
+    os.killpg(0, signal.SIGKILL)
 
 
 def name_errors() -> None:
