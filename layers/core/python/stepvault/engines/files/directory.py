@@ -45,7 +45,8 @@ class DirectoryReader:
         self._tree = Tree(source.path, follow=source.follow_symlinks)
         self._flags = _READ | (0 if source.follow_symlinks else os.O_NOFOLLOW)
         self._memory = memoryview(bytearray(_BUFFER))
-        self._first_names: dict[tuple[int, int], tuple[bytes, int]] = {}
+        self._first_names: dict[tuple[int, int], tuple[bytes | None, int]] = {}
+        """Of each inode with several names: the first, and how many are to come."""
 
     def close(self) -> None:
         self._tree.close()
@@ -131,16 +132,20 @@ class DirectoryReader:
             xattrs = xattrs_of(descriptor) if self._source.preserve_metadata else ()
             member = self._described(path, index.FILE, status, xattrs)
             member.full_size, member.names = status.st_size, status.st_nlink
-            if linked and (first := self._first_name(path, status)):
+            if linked and (first := self._first_name(status)):
                 member.kind, member.link = index.HARD_LINK, first
                 return member
             open_file = _OpenFile(path, descriptor, status, self._notes)
             if part is None and status.st_size <= _SMALL and not open_file.may_have_holes:
                 member.size = status.st_size
                 member.content = open_file.whole(self._memory)
-                return member
-            descriptor = -1  # the content closes it
-            return _streamed(member, open_file, part)
+            else:
+                member = _streamed(member, open_file, part)
+                descriptor = -1  # the content closes it
+            if linked and status.st_nlink > 1:
+                inode = (status.st_dev, status.st_ino)
+                self._first_names[inode] = (path, status.st_nlink - 1)
+            return member
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
@@ -152,14 +157,12 @@ class DirectoryReader:
             # Only a file's owner may leave its access time alone.
             return os.open(name, self._flags, dir_fd=parent)
 
-    def _first_name(self, path: bytes, status: os.stat_result) -> bytes | None:
+    def _first_name(self, status: os.stat_result) -> bytes | None:
         """The name under which this inode is in the pack already."""
-        if status.st_nlink < 2:
-            return None
         inode = (status.st_dev, status.st_ino)
-        first, left = self._first_names.pop(inode, (None, status.st_nlink))
+        first, left = self._first_names.pop(inode, (None, 0))
         if left > 1:
-            self._first_names[inode] = (first or path, left - 1)
+            self._first_names[inode] = (first, left - 1)
         return first
 
     def _described(

@@ -21,8 +21,8 @@ from stepvault.engines.files.tree import show
 from stepvault.errors import OutOfTime
 from stepvault.models import StoredObject
 
-#: Raw bytes after which a frame ends. Measured on small files, against one frame per pack:
-#: 1 MiB costs 2.5 % of ratio, 4 MiB 0.2 %; reading one file back unpacks half of it on average.
+#: Raw bytes after which a frame ends. See docs/decisions/0004 for what it costs in ratio; reading
+#: one file back unpacks half a frame on average.
 FRAME = 4 << 20
 #: Raw bytes handed on at a time.
 _FLUSH = 512 << 10
@@ -113,7 +113,11 @@ class Pack:
     encoding: Literal["zstd", "none"] = "zstd"
 
     def __init__(
-        self, name: str, reader: Reader, records: Iterable[bytes], stop: threading.Event
+        self,
+        name: str,
+        reader: Callable[[], Reader],
+        records: Iterable[bytes],
+        stop: threading.Event,
     ) -> None:
         self.name = name
         self.drafts = Records(b"\n")
@@ -129,8 +133,9 @@ class Pack:
 
     def read(self) -> Iterator[Buffer | EndFrame]:
         """The archive; frames end between members."""
+        reader = self._reader()
         try:
-            for member in self._reader.members(self._records):
+            for member in reader.members(self._records):
                 self._check()
                 if isinstance(member.content, bytes):
                     self._add(member, member.content)
@@ -144,7 +149,7 @@ class Pack:
             self._held += tar.END
             yield self._flush()
         finally:
-            self._reader.close()
+            reader.close()
 
     def result(self) -> Counts:
         return Counts(files=self._files)
@@ -283,7 +288,7 @@ class PackedUnit:
                 return
             name = f"{self._unit}-{number}.tar.zst"
             records = self._dispatcher.records(number)
-            pack = Pack(name, self._reader(), records, self._stop)
+            pack = Pack(name, self._reader, records, self._stop)
             self._packs.append(pack)
             yield pack
 

@@ -1,0 +1,194 @@
+"""Files: Stepvault against tar, zstd and rclone, restic, and rclone copy.
+
+Three contests: many small files, the same again unchanged, a few large files.
+``python -m bench.files [--runs 5] [--files 100000] [--large 4]``
+"""
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.harness import (
+    SCRATCH,
+    Contest,
+    ObjectStore,
+    backup_command,
+    measure,
+    options,
+    run_prefix,
+    stored_bytes,
+    taken,
+)
+
+RCLONE = Path(sys.executable).with_name("rclone")
+LARGE_BYTES = 256 << 20
+
+
+def make_small(root: Path, files: int) -> int:
+    """Source code, mail and pictures as they lie about: 12 KB on average; returns the bytes."""
+    rng = random.Random(files)
+    words = ["".join(rng.choices("aeioulnrstdmkpbg", k=3 + n % 8)) for n in range(4_000)]
+    total = 0
+    for number in range(files):
+        folder = root / f"d{number // 400:03d}" / f"e{number % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        size = min(int(rng.expovariate(1 / 12_000)), 400_000)
+        if number % 5 == 0:  # compressed already
+            data = rng.randbytes(size)
+        else:
+            data = " ".join(rng.choices(words, k=size // 7 + 1)).encode()[:size]
+        (folder / f"file-{number:06d}").write_bytes(data)
+        total += size
+    return total
+
+
+def make_large(root: Path, count: int) -> int:
+    """Files that do not compress: what limits them is the upload."""
+    root.mkdir()
+    for number in range(count):
+        with (root / f"large-{number}").open("wb") as file:
+            for _ in range(LARGE_BYTES >> 20):
+                file.write(os.urandom(1 << 20))
+    return count * LARGE_BYTES
+
+
+def shell(script: str) -> list[str]:
+    return ["bash", "-euo", "pipefail", "-c", script]
+
+
+class Restic:
+    """A repository in the bucket for every turn, or one for all."""
+
+    def __init__(self, store: ObjectStore, folder: Path, root: Path, name: str) -> None:
+        self._store, self._root, self._name = store, root, name
+        self._cache = folder / f"cache-{name}"
+
+    def environment(self, turn: int) -> dict[str, str]:
+        return {
+            **self._store.environment,
+            "RESTIC_REPOSITORY": f"s3:{self._store.endpoint}/{self._store.bucket}/{self.prefix(turn)}",
+            "RESTIC_PASSWORD": "bench",
+            "RESTIC_CACHE_DIR": str(self._cache),
+        }
+
+    def prefix(self, turn: int) -> str:
+        return f"{self._name}-{turn}"
+
+    def init(self, turn: int) -> None:
+        environment = {**os.environ, **self.environment(turn)}
+        subprocess.run(["restic", "init", "-q"], env=environment, check=True)
+
+    def command(self, turn: int) -> list[str]:
+        variables = self.environment(turn)
+        given = [f"{k}={v}" for k, v in variables.items() if k.startswith("RESTIC_")]
+        return ["env", *given, "restic", "backup", "-q", str(self._root)]
+
+
+def first_run(
+    name: str, what: str, store: ObjectStore, folder: Path, root: Path, **facts: Any
+) -> Contest:
+    """Everything is read and stored."""
+    contest = Contest(name, what, **facts)
+    source = {"engine": "files", "name": name, "path": str(root), "incremental": False}
+    contest.add(
+        "stepvault",
+        lambda turn: backup_command(store, source, turn),
+        after=stored_bytes(store, name),
+    )
+    contest.add(
+        "tar, zstd -T0, rclone rcat",
+        lambda turn: shell(
+            f"tar -C {root} -c . | zstd -q -3 -T0 | {RCLONE} rcat s3:{store.bucket}/{name}-tar-{turn}"
+        ),
+        after=lambda turn: taken(store, f"{name}-tar-{turn}"),
+    )
+    restic = Restic(store, folder, root, f"{name}-restic")
+    contest.add(
+        "restic backup",
+        restic.command,
+        before=restic.init,
+        after=lambda turn: taken(store, restic.prefix(turn)),
+    )
+    contest.add(
+        "rclone copy (no archive)",
+        lambda turn: [
+            str(RCLONE), "copy", "--transfers=16", str(root), f"s3:{store.bucket}/{name}-copy-{turn}",
+        ],
+        # Not deleted: a hundred thousand calls to delete would take longer than the benchmark.
+        after=lambda turn: store.size(f"{name}-copy-{turn}"),
+    )  # fmt: skip
+    return contest
+
+
+def unchanged_run(store: ObjectStore, folder: Path, root: Path, what: str) -> Contest:
+    """The second backup of a tree in which nothing has changed."""
+    contest = Contest("files-unchanged", what)
+    source = {"engine": "files", "name": "unchanged", "path": str(root)}
+    first = measure(backup_command(store, source, -1), store.environment)
+    contest.facts["first_run_wall"] = round(first.wall, 3)
+    contest.add(
+        "stepvault",
+        lambda turn: backup_command(store, source, turn),
+        after=lambda turn: taken(store, run_prefix("unchanged", turn)),
+    )
+    restic = Restic(store, folder, root, "unchanged-restic")
+    restic.init(0)
+    measure(restic.command(0), store.environment)
+    contest.add("restic backup", lambda _: restic.command(0))
+    return contest
+
+
+def walked(root: Path) -> dict[str, Any]:
+    """How fast the engine walks a tree, status of every entry included."""
+    from stepvault.engines.files.notes import Notes
+    from stepvault.engines.files.tree import Tree
+    from stepvault.engines.files.walk import walk
+    from stepvault.models import FilesSource
+
+    source = FilesSource(name="walk", engine="files", path=str(root))
+    best = 0.0
+    count = 0
+    for _ in range(5):
+        started = time.perf_counter()
+        with Tree(root) as tree:
+            count = sum(1 for _ in walk(tree, source, Notes()))
+        best = max(best, count / (time.perf_counter() - started))
+    return {"entries": count, "walked_entries_per_second": round(best)}
+
+
+def conclude(contest: Contest, runs: int, environment: Mapping[str, str]) -> None:
+    contest.run(runs, environment)
+    contest.report()
+
+
+def main() -> None:
+    chosen = options(__doc__ or "", files=100_000, large=4)
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as made, ObjectStore() as store:
+        folder = Path(made)
+        small, large = folder / "small", folder / "large"
+        size = make_small(small, chosen.files)
+        what = f"{chosen.files:,} small files, {size / 1e6:,.0f} MB, zstd level 3"
+        contests: list[Callable[[], Contest]] = [
+            lambda: first_run("files", what, store, folder, small, bytes=size, **walked(small)),
+            lambda: unchanged_run(store, folder, small, f"Unchanged: {what}"),
+        ]
+        for contest in contests:
+            conclude(contest(), chosen.runs, store.environment)
+        size = make_large(large, chosen.large)
+        what = f"{chosen.large} files that do not compress, {size / 1e6:,.0f} MB"
+        conclude(
+            first_run("files-large", what, store, folder, large, bytes=size),
+            chosen.runs,
+            store.environment,
+        )
+
+
+if __name__ == "__main__":
+    main()
