@@ -59,9 +59,9 @@ def make_shop(path: Path, megabytes: int) -> None:
             note = " ".join(rng.choices(WORDS, k=rng.randrange(4, 40)))
             row = (number, rng.randrange(number), day, rng.randrange(10**6), rng.randbytes(8).hex())
             connection.execute("INSERT INTO purchase VALUES (?, ?, ?, ?, ?, ?)", (*row, note))
-            if number % 20 == 0:
+            if number % 50 == 0:
                 connection.execute(
-                    "INSERT INTO receipt VALUES (?, ?)", (number, rng.randbytes(4_000))
+                    "INSERT INTO receipt VALUES (?, ?)", (number, rng.randbytes(1_500))
                 )
         connection.execute("COMMIT")
     connection.close()
