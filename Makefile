@@ -7,7 +7,6 @@ PY := .venv/bin/python
 UV := build/uv/bin/uv
 INSTALL := $(UV) pip install --quiet --require-hashes
 export PYTHONPATH := $(CURDIR):$(CURDIR)/layers/core/python:$(CURDIR)/cli
-export PYTHONDONTWRITEBYTECODE ?=
 # Python 3.13: the python3 on the path, or pyenv's.
 FIND_PYTHON = for p in python3.13 python3 $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.13*/bin/python3 2>/dev/null); do \
 	if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then echo $$p; exit; fi; done; \

@@ -71,9 +71,9 @@ class Alarms(Construct):
                 "a redrive in the Step Functions console finishes what is missing",
             )
         for schedule in settings.schedules:
-            if schedule.when.startswith("at("):
-                continue  # once only: after that, silence is right
             hours = schedule.window_hours
+            if hours == 0 or schedule.when.startswith("at("):
+                continue  # not wanted; or once only, and then silence is right
             self._alarm(
                 f"Missed-{schedule.name}",
                 metrics.of_schedule(schedule.name, "SourcesSealed", Duration.hours(1)),

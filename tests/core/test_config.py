@@ -309,7 +309,7 @@ def test_what_is_allowed_but_hardly_meant_is_noted(tmp_path: Path) -> None:
     assert config.notes(config.load(file)) == [
         "shop: url_env is for a terminal; functions on AWS have no such variable",
         "docs: functions on AWS see no folder of yours without network.efs_access_point_arn, not /srv/docs",
-        "monthly: the alarm on a missed run looks back 168 hours and will ring between runs",
+        "monthly: the alarm on a missed run looks back 168 hours and will ring between runs; 0 switches it off",
         "no retention: every backup is kept",
     ]
     assert config.notes(config.load(EXAMPLES / "stepvault.toml")) == []

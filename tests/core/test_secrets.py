@@ -1,4 +1,5 @@
 import json
+import ssl
 import uuid
 
 import boto3
@@ -89,3 +90,14 @@ def test_iam_authentication_signs_a_token_and_insists_on_tls():
     c = resolve(ConnectionSettings(iam=True, host="db.internal", port=5432, user="backup"))
     assert c.password.startswith("db.internal:5432/?Action=connect")
     assert c.tls == "verify-full"
+
+
+def test_rds_hosts_are_checked_against_the_authorities_of_rds(monkeypatch):
+    monkeypatch.setenv("DB_URL", "postgresql://u@shop.abc.eu-central-1.rds.amazonaws.com/shop")
+    c = resolve(ConnectionSettings(url_env="DB_URL", tls="verify-full"))
+    context = ssl.create_default_context(cafile=c.tls_ca)
+    assert len(context.get_ca_certs()) > 50
+    own = resolve(ConnectionSettings(url_env="DB_URL", tls="verify-full", tls_ca="/my/ca.pem"))
+    assert own.tls_ca == "/my/ca.pem"
+    monkeypatch.setenv("DB_URL", "postgresql://u@localhost/shop")
+    assert resolve(ConnectionSettings(url_env="DB_URL")).tls_ca is None

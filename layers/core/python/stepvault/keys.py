@@ -10,7 +10,7 @@
     runs/<run-id>/plan/<source>/<unit>.list.zst        a file batch: NUL-ended paths
     runs/<run-id>/failures/<source>/<unit>.json        why a unit failed, removed by nobody, read by `show`
     runs/<run-id>/summary.json                         what the run did, written by seal
-    runs/<run-id>/map-results/                         Step Functions' own ResultWriter output
+    runs/map-results/                                  Step Functions' own, written and read by it alone
     restores/<restore-id>/<stage>.jsonl                one line per restore task
 """
 
@@ -102,10 +102,6 @@ def failures_prefix(run: str) -> str:
 
 def summary(run: str) -> str:
     return f"{RUNS}{run}/summary.json"
-
-
-def map_results(run: str) -> str:
-    return f"{RUNS}{run}/map-results"
 
 
 def restore_plan(restore: str, stage: str) -> str:

@@ -217,8 +217,8 @@ class Schedule(Settings):
     """IANA name, such as Europe/Berlin."""
     sources: list[Name] = []
     """Names of sources; all when left out."""
-    window_hours: int = Field(26, ge=1, le=168)
-    """Alarm when nothing was sealed for this many hours."""
+    window_hours: int = Field(26, ge=0, le=168)
+    """Alarm when nothing was sealed for this many hours (0: no alarm; CloudWatch looks back a week)."""
 
 
 class Memory(Settings):

@@ -4,6 +4,7 @@ Secrets Manager, SSM and RDS token signing."""
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -43,8 +44,15 @@ def resolve(settings: ConnectionSettings, database: str | None = None) -> Connec
         password=found.get("password"),
         database=database or settings.database or found.get("database"),
         tls=settings.tls or found.get("tls") or ("verify-full" if settings.iam else "prefer"),
-        tls_ca=settings.tls_ca,
+        tls_ca=settings.tls_ca or _rds_ca(str(host)),
     )
+
+
+def _rds_ca(host: str) -> str | None:
+    """The certificate authorities that RDS servers' certificates come from, for RDS hosts."""
+    if host.endswith((".rds.amazonaws.com", ".rds.amazonaws.com.cn")):
+        return str(Path(__file__).with_name("rds-ca.pem"))
+    return None
 
 
 def _origin(settings: ConnectionSettings) -> str:
