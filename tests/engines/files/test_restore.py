@@ -48,7 +48,7 @@ def vault(tmp_path: Path) -> Path:
 
 def job_of(root: Path, vault: Path, target: Path, **options: Any) -> RestoreJob:
     source = trees.source(root)
-    results = back_up(engine, source, vault, plan={"batch_files": 200})
+    results = back_up(engine, source, vault, plan={"batch_files": 400})
     return restore_job(results, vault, source, path=target, options=RestoreOptions(**options))
 
 
