@@ -109,6 +109,7 @@ class PostgresServer:
         tls: make a certificate authority and a certificate for localhost and switch TLS on.
         settings: more lines of postgresql.conf.
         directory: where to put data and log; a temporary folder when left out.
+        standby_of: copy that running server and follow it, read only.
     """
 
     user = "postgres"
@@ -122,13 +123,15 @@ class PostgresServer:
         tls: bool = False,
         settings: Mapping[str, str] | None = None,
         directory: Path | None = None,
+        standby_of: "PostgresServer | None" = None,
     ) -> None:
         self.version = version
         self.port = port or free_port()
-        self.password = secrets.token_urlsafe(12)
+        self.password: str = standby_of.password if standby_of else secrets.token_urlsafe(12)
         self._tls = tls
         self._settings = SETTINGS | dict(settings or {})
         self._given = directory
+        self._primary = standby_of
         self._process: subprocess.Popen[bytes] | None = None
         self._account = _unprivileged()
 
@@ -161,11 +164,17 @@ class PostgresServer:
         if self._tls:
             _certificates(self.directory)
         self._give_away(self.directory)
-        self._run(
-            *("initdb", "--pgdata", self.data, "--username", self.user, "--encoding=UTF8"),
-            *("--no-locale", "--no-sync", "--no-instructions", "--auth=scram-sha-256"),
-            *("--pwfile", password_file),
-        )
+        if self._primary is None:
+            self._run(
+                *("initdb", "--pgdata", self.data, "--username", self.user, "--encoding=UTF8"),
+                *("--no-locale", "--no-sync", "--no-instructions", "--auth=scram-sha-256"),
+                *("--pwfile", password_file),
+            )
+        else:
+            self._run(
+                *("pg_basebackup", "--pgdata", self.data, "--dbname", self._primary.url()),
+                *("--checkpoint=fast", "--no-sync", "--write-recovery-conf"),
+            )
         password_file.unlink()
         lines = {"port": str(self.port), "unix_socket_directories": ""} | self._settings
         if self._tls:

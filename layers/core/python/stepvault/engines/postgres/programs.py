@@ -131,8 +131,11 @@ def run(
     connection: Connection,
     arguments: Sequence[str],
     remaining: Callable[[], float] = lambda: float("inf"),
+    warnings: list[str] | None = None,
 ) -> bytes:
     """Run a program to its end and return what it printed.
+
+    What it warns of is added to ``warnings``, if given.
 
     Raises:
         StepvaultError: it failed; the class follows from what it said.
@@ -148,6 +151,9 @@ def run(
         children.check()
         if child.returncode:
             raise from_program(arguments[0], said.decode(errors="replace"), connection)
+        if warnings is not None:
+            lines = said.decode(errors="replace").splitlines()
+            warnings += [x for x in lines if re.match(r"\w+: warning: ", x)]
         return out
     finally:
         children.forget(child)

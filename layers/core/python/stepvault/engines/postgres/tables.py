@@ -18,7 +18,7 @@ SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
        pg_catalog.convert_to(pg_catalog.quote_ident(n.nspname) || '.'
          || pg_catalog.quote_ident(c.relname), pg_catalog.getdatabaseencoding()),
-       pg_catalog.has_table_privilege(c.oid, 'SELECT')
+       pg_catalog.has_table_privilege(c.oid, 'SELECT'), c.relpersistence = 'u'
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't'
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
@@ -66,6 +66,7 @@ class Table:
     quoted: bytes
     """Schema and name, ready for SQL."""
     readable: bool
+    unlogged: bool
     label: str
     """Schema and name for people and patterns."""
 
@@ -94,9 +95,10 @@ def listed(opened: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
     """The user's tables, without those that belong to an extension."""
     codec = opened.info.encoding
     tables = []
-    for oid, kind, schema, name, quoted, readable in opened.execute(_LIST, [list(kinds)]):
+    for oid, kind, schema, name, *rest in opened.execute(_LIST, [list(kinds)]):
         label = (schema + b"." + name).decode(codec, "replace")
-        tables.append(Table(oid, text(kind), schema, name, quoted, readable, label))
+        quoted, readable, unlogged = rest
+        tables.append(Table(oid, text(kind), schema, name, quoted, readable, unlogged, label))
     return tables
 
 
