@@ -58,19 +58,21 @@ class ObjectStore:
         SCRATCH.mkdir(parents=True, exist_ok=True)
         self._folder = Path(tempfile.mkdtemp(prefix="s3-", dir=SCRATCH))
         self._process: subprocess.Popen[bytes] | None = None
+        self._ports: list[int] = []
         self.endpoint = ""
 
     def __enter__(self) -> "ObjectStore":
-        ports = _free_ports(8)
+        ports = self._ports = _free_ports(8)
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         options: dict[str, object] = {
             "dir": self._folder,
             "ip": "127.0.0.1",
             "s3.port": ports[0],
             "s3.port.grpc": ports[1],
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
             "filer.port": ports[2],
             "filer.port.grpc": ports[3],
-            "filer.localSocket": self._folder / "filer.sock",
             "master.port": ports[4],
             "master.port.grpc": ports[5],
             "master.volumeSizeLimitMB": 4096,
@@ -103,6 +105,9 @@ class ObjectStore:
             self._process.kill()
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
+        for port in self._ports:  # sockets that SeaweedFS leaves behind
+            for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                left.unlink(missing_ok=True)
 
     @property
     def environment(self) -> dict[str, str]:
