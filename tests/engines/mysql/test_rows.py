@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from examples.demo.mariadb_server import MariaDb
+from stepvault.engines.mysql.connection import connect
 from stepvault.engines.mysql.dump import Names
-from stepvault.engines.mysql.inventory import matches
-from stepvault.engines.mysql.ranges import cut
-from stepvault.engines.mysql.rows import Sums, _packets
+from stepvault.engines.mysql.inventory import Column, Table, matches
+from stepvault.engines.mysql.ranges import cut, walk
+from stepvault.engines.mysql.rows import Sums, Wire
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
 
@@ -53,8 +55,8 @@ def framed(packets: list[bytes]) -> bytes:
     return bytes(out)
 
 
-def received(data: bytes, sizes: Iterator[int], wanted: int) -> list[bytes]:
-    """What _packets makes of data that comes through a real socket in pieces of these sizes."""
+def received(data: bytes, sizes: Iterator[int], wanted: int, texts: bool = False) -> list[bytes]:
+    """What is made of data that comes through a real socket in pieces of these sizes."""
     ours, theirs = socket.socketpair()
 
     def send() -> None:
@@ -68,10 +70,12 @@ def received(data: bytes, sizes: Iterator[int], wanted: int) -> list[bytes]:
     sender.start()
     found: list[bytes] = []
     with ours, theirs:
-        for batch in _packets(ours):
-            found += batch
-            if len(found) >= wanted:
-                break
+        wire = Wire(ours)
+        while len(found) < wanted:
+            if texts:
+                found += wire.texts()
+            if len(found) < wanted:
+                found += wire.packets()
         sender.join()
     return found
 
@@ -152,6 +156,25 @@ def test_a_split_table_is_put_together_again(
     server.sql(*(f"DROP DATABASE {n}" for n in rig.made))
 
 
+def test_a_wrong_estimate_of_rows_makes_few_ranges_all_the_same(server: MariaDb) -> None:
+    rig = MariaDbRig(server)
+    name = rig.new_database()
+    server.sql(
+        "CREATE TABLE many (id CHAR(32) PRIMARY KEY)",
+        "INSERT INTO many SELECT MD5(seq) FROM seq_1_to_5000",
+        database=name,
+    )
+    session = connect(rig.as_root(name))
+    by = Column("id", "char", "utf8mb4", True)
+    table = Table(name, "many", "table", rows=3, columns=[by], key=["id"])
+    found = list(walk(lambda: nullcontext(session), table, by, 5))
+    counts = [session.one(f"SELECT COUNT(*) FROM {table.sql} WHERE {where}")[0] for where in found]
+    session.close()
+    server.sql(f"DROP DATABASE {name}")
+    assert sum(counts) == 5000
+    assert len(found) < 30
+
+
 @given(st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=30))
 def test_file_names_are_safe_and_unique_whatever_the_tables_are_called(tables: list[str]) -> None:
     names = Names()
@@ -169,3 +192,27 @@ def test_patterns_name_tables_with_or_without_their_database() -> None:
     assert not matches("shop", "orders", ["other.orders"])
     assert not matches("shop", "orders", ["order"])
     assert matches("shop", "a[1]", ["a[1]"])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.binary(max_size=700), min_size=1, max_size=30),
+    st.lists(st.integers(1, 900), min_size=1, max_size=20),
+)
+def test_rows_of_one_field_are_whole_wherever_the_network_cuts_them(
+    values: list[bytes], sizes: list[int]
+) -> None:
+    def cycle() -> Iterator[int]:
+        while True:
+            yield from sizes
+
+    def field(value: bytes) -> bytes:
+        size = len(value)
+        return (bytes([size]) if size < 251 else b"\xfc" + size.to_bytes(2, "little")) + value
+
+    packets = [field(value) for value in values]
+    found = received(framed(packets), cycle(), len(packets), texts=True)
+    assert len(found) == len(values)
+    assert all(
+        row == value or row == field(value) for row, value in zip(found, values, strict=True)
+    )

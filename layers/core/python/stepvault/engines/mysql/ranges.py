@@ -8,6 +8,7 @@ pages that are read next.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from itertools import count
 
 from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
@@ -68,7 +69,9 @@ def walk(
     """
     key, step = quote(by.name), max(1, table.rows // parts)
     last: str | None = None
-    while True:
+    for number in count(1):
+        if number > 2 * parts:  # the server's estimate of the rows is far too low
+            step *= 2
         after = f"WHERE {key} > {last} " if last is not None else ""
         with borrow() as session:
             found = session.one(

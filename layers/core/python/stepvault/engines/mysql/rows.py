@@ -1,7 +1,7 @@
 """A table's rows as INSERT statements, read as fast as Python can.
 
 The driver makes an object of every value. Here the server builds the text of a whole row, so a
-row is one field, cut out of the socket's bytes by :func:`_packets`. Only rows with large BLOB
+row is one field, cut out of the socket's bytes by :class:`Wire`. Only rows with large BLOB
 or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
 and gives NULL beyond its ``max_allowed_packet``.
 
@@ -94,19 +94,19 @@ def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterat
     lines: list[bytes] = []
     size = 0
     with session.errors(f"table {table.label}"):
-        for packets in _answer(session, query, f"table {table.label}"):
-            batch = [plan.row(p) for p in packets] if plan.pieces else plan.whole(packets)
+        for batch in _answer(session, query, plan):
             sums.add(batch)
-            total = sum(map(len, batch))
+            new, total = batch, sum(map(len, batch))
             if total > 2 * _RECEIVE:  # large rows among them
-                for line in [line for line in batch if len(line) > _RECEIVE]:
-                    yield _statement(head, [line])
-                batch = [line for line in batch if len(line) <= _RECEIVE]
-                total = sum(map(len, batch))
+                for line in batch:
+                    if len(line) > _RECEIVE:
+                        yield _statement(head, [line])
+                new = [line for line in batch if len(line) <= _RECEIVE]
+                total = sum(map(len, new))
             if lines and size + total > _STATEMENT:
                 yield _statement(head, lines)
                 lines, size = [], 0
-            lines += batch
+            lines += new
             size += total
     if lines:
         yield _statement(head, lines)
@@ -169,18 +169,19 @@ class _Plan:
         pieces = ",".join(f"IF({small},NULL,{f})" for f in fields)
         self.select = f"IF({small},{self.select},NULL),{pieces}"
 
-    def whole(self, packets: list[bytes]) -> list[bytes]:
-        """The lines of answers that are one field."""
+    def lines(self, packets: list[bytes]) -> list[bytes]:
+        """The rows' lines."""
+        if self.pieces:
+            row = self._row
+            return [p[1 : 1 + p[0]] if p[0] < 251 else row(p) for p in packets]
         try:
             return [p[1:] if p[0] < 251 else p[_SKIP[p[0]] :] for p in packets]
         except KeyError:
             raise self._too_large() from None
 
-    def row(self, packet: bytes) -> bytes:
-        """The line of an answer that is one field or pieces."""
+    def _row(self, packet: bytes) -> bytes:
+        """The line of a row that is a long text or comes in pieces."""
         first = packet[0]
-        if first < 251:
-            return packet[1 : 1 + first]
         if first != _NULL:
             start = _SKIP[first]
             return packet[start : start + int.from_bytes(packet[1:start], "little")]
@@ -265,28 +266,31 @@ _NULL = 0xFB
 _END, _ERROR = 0xFE, 0xFF
 
 
-def _answer(session: Session, query: str, what: str) -> Iterator[list[bytes]]:
-    """The packets that are rows, in batches; ends at the server's own end mark only."""
+def _answer(session: Session, query: str, plan: "_Plan") -> Iterator[list[bytes]]:
+    """The rows' lines, in batches; ends at the server's own end mark only."""
+    wire = Wire(session.stream(query))
     head = True  # column count and definitions come first
-    for batch in _packets(session.stream(query)):
-        if batch[-1][0] == _ERROR:
+    while True:
+        if not (head or plan.pieces) and (texts := wire.texts()):
+            yield texts
+            continue
+        rows = wire.packets()
+        if rows[-1][0] == _ERROR:
             session.in_answer = False
-            _raise(batch[-1], session, what)
-        rows = batch
+            _raise(rows[-1], session, plan.what)
         if head:
-            ends = (number for number, packet in enumerate(batch) if _is_end(packet))
-            start = next(ends, None)
+            start = next((n for n, packet in enumerate(rows) if _is_end(packet)), None)
             if start is None:
                 continue
             head = False
-            rows = batch[start + 1 :]
+            rows = rows[start + 1 :]
         if not rows or not _is_end(rows[-1]):
-            yield rows
+            yield plan.lines(rows)
             continue
         session.in_answer = False
-        yield rows[:-1]
+        yield plan.lines(rows[:-1])
         if int.from_bytes(rows[-1][1:3], "little"):
-            _check_warnings(session, what)
+            _check_warnings(session, plan.what)
         return
 
 
@@ -295,40 +299,75 @@ def _is_end(packet: bytes) -> bool:
     return packet[0] == _END and len(packet) < 9
 
 
-def _packets(sock: socket.socket) -> Iterator[list[bytes]]:
-    """Whole packets without their headers, in batches as they arrive."""
-    rest = b""
-    need = 4
-    while True:
-        parts, have = [rest], len(rest)
+class Wire:
+    """Cuts what comes through a socket into packets, many at a time."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._rest = b""
+        self._need = 4
+
+    def packets(self) -> list[bytes]:
+        """The whole packets that are here, at least one, without their headers."""
+        found: list[bytes] = []
+        while not found:
+            data = self._received(self._need)
+            at, end = 0, len(data)
+            self._need = 4
+            while at + 4 <= end:
+                length = data[at] | data[at + 1] << 8 | data[at + 2] << 16
+                stop = at + 4 + length
+                if length == _LONGEST_PACKET:
+                    packet, stop = _long(data, at)
+                else:
+                    packet = data[at + 4 : stop]
+                if stop > end:
+                    self._need = stop - at
+                    break
+                found.append(packet)
+                at = stop
+            self._rest = data[at:]
+        return found
+
+    def texts(self) -> list[bytes]:
+        """The rows of a single field that are here, up to anything else (a long or partial row,
+        NULL, the end): then ``packets`` goes on. A short field's own length byte says where its
+        packet ends, which is the fastest way through narrow rows.
+        """
+        found: list[bytes] = []
+        add = found.append
+        data = self._received(max(self._need, 5))
+        self._need = 4
+        at, end = 0, len(data)
+        last = end - 5
+        while at <= last:
+            length = data[at + 4]
+            if length < 251:
+                start = at + 5
+                stop = start + length
+            elif length == 0xFC:
+                start = at + 7
+                stop = at + 4 + (data[at] | data[at + 1] << 8 | data[at + 2] << 16)
+            else:
+                break
+            if stop > end:
+                self._need = stop - at
+                break
+            add(data[start:stop])
+            at = stop
+        self._rest = data[at:]
+        return found
+
+    def _received(self, need: int) -> bytes:
+        """At least so many bytes, beginning with those left over."""
+        parts, have = [self._rest], len(self._rest)
         while have < need:
-            received = sock.recv(_RECEIVE)
+            received = self._sock.recv(_RECEIVE)
             if not received:
                 raise ConnectionResetError("the server closed the connection in mid-answer")
             parts.append(received)
             have += len(received)
-        data = b"".join(parts)
-        batch = []
-        at, end = 0, len(data)
-        need = 4
-        while at + 4 <= end:
-            length = data[at] | data[at + 1] << 8 | data[at + 2] << 16
-            stop = at + 4 + length
-            if length == _LONGEST_PACKET:
-                packet, stop = _long(data, at)
-                if stop > end:
-                    need = stop - at
-                    break
-                batch.append(packet)
-            elif stop > end:
-                need = stop - at
-                break
-            else:
-                batch.append(data[at + 4 : stop])
-            at = stop
-        rest = data[at:]
-        if batch:
-            yield batch
+        return b"".join(parts)
 
 
 def _long(data: bytes, at: int) -> tuple[bytes, int]:
