@@ -1,0 +1,149 @@
+"""MariaDB: Stepvault against mariadb-dump and mydumper, on four kinds of tables and all of them.
+
+``python -m bench.mysql [--runs 5] [--megabytes 100]``; needs Debian's mariadb-server,
+mariadb-client and mydumper. Every contender compresses with zstd at level 3 where it can and
+ends up in the same S3 server.
+"""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.harness import (
+    SCRATCH,
+    Contest,
+    ObjectStore,
+    backup_command,
+    options,
+    run_prefix,
+    taken,
+)
+from examples.demo.mariadb_server import MariaDb
+
+CONNECTIONS = 3
+#: Tables here are a hundredth of real ones, so ours and mydumper's ranges are too.
+SPLIT_MB = 32
+SPLIT_ROWS = 150_000
+
+_WIDE = ", ".join(f"c{n} VARCHAR(40), n{n} INT" for n in range(13))
+_WIDE_VALUES = ", ".join(f"ELT(1 + (seq * {n + 3}) % 7, 'red', 'green', 'blue', MD5(seq), NULL, 'a longer word', ''), (seq * {n + 1}) % 9973" for n in range(13))  # fmt: skip
+_SENTENCE = "CONCAT(ELT(1 + seq % 5, 'The parcel left', 'She said: \\'wait\\'', 'Nobody knew', 'It rained on', 'We ordered'), ' ', MD5(seq), ' near ', seq % 977, '\\n')"
+
+#: Name: columns, values and how many rows make a megabyte of dump.
+TABLES = {
+    "narrow": (
+        "id INT AUTO_INCREMENT PRIMARY KEY, customer INT, state TINYINT, name VARCHAR(60), total DECIMAL(10,2), placed DATETIME",
+        "seq, (seq * 7919) % 100000, seq % 5, CONCAT('order of ', ELT(1 + seq % 6, 'Zoe', 'Bob', 'Ann', 'Eve', 'Max', 'Kim'), ' ', seq % 5000), seq / 7, '2020-01-01' + INTERVAL seq SECOND",
+        13_500,
+    ),
+    "wide": (f"id INT PRIMARY KEY, {_WIDE}", f"seq, {_WIDE_VALUES}", 5_200),
+    "text": ("id INT PRIMARY KEY, body TEXT", f"seq, REPEAT({_SENTENCE}, 5 + seq % 50)", 560),
+    "blobs": (
+        "id INT PRIMARY KEY, picture LONGBLOB",
+        "seq, CONCAT(REPEAT(UNHEX(SHA2(seq, 512)), 40 + seq % 200), RANDOM_BYTES(1000))",
+        97,
+    ),
+}
+
+
+def make(server: MariaDb, megabytes: int) -> None:
+    """A database for each kind, and one with all."""
+    for kind, (columns, values, rows) in TABLES.items():
+        server.sql(f"CREATE DATABASE {kind}", f"CREATE TABLE {kind}.{kind} ({columns})")
+        server.sql(
+            f"INSERT INTO {kind} SELECT {values} FROM seq_1_to_{rows * megabytes}",
+            f"ANALYZE TABLE {kind}",
+            database=kind,
+        )
+    server.sql("CREATE DATABASE everything")
+    for kind in TABLES:
+        server.sql(
+            f"CREATE TABLE {kind} LIKE {kind}.{kind}",
+            f"INSERT INTO {kind} SELECT * FROM {kind}.{kind}",
+            f"ANALYZE TABLE {kind}",
+            database="everything",
+        )
+
+
+def contest(
+    store: ObjectStore, server: MariaDb, folder: Path, database: str, megabytes: int, rounds: int
+) -> None:
+    """Measure all contenders on one database and write the results."""
+    client = folder / "client.cnf"
+    client.write_text(
+        f"[client]\nhost=127.0.0.1\nport={server.port}\nuser=root\npassword={server.password}\n"
+    )
+    rclone = Path(sys.executable).with_name("rclone")
+    source = {
+        "engine": "mysql",
+        "name": f"mysql-{database}",
+        "connection": {"url_env": "BENCH_MYSQL"},
+        "databases": [database],
+        "connections": CONNECTIONS,
+        "split_above_mb": SPLIT_MB,
+    }
+    dump = f"mariadb-dump --defaults-file={client} --single-transaction --quick --routines --events --max-allowed-packet=1G {database}"
+    mydumper = f"mydumper --defaults-file={client} -h 127.0.0.1 -P {server.port} -u root -B {database} -t {CONNECTIONS} -r {SPLIT_ROWS} -v 1"
+    where = f"s3:{store.bucket}/peers"
+
+    def shell(script: str) -> list[str]:
+        return ["bash", "-euo", "pipefail", "-c", script]
+
+    def copied(compress: str) -> list[str]:
+        out = folder / "mydumper"
+        return shell(
+            f"rm -rf {out}; {mydumper} {compress} -o {out}; {rclone} copy --transfers 4 {out} {where}; rm -rf {out}"
+        )
+
+    name = "mysql" if database == "everything" else f"mysql-{database}"
+    what = {"everything": "narrow, wide, text and blobs"}.get(database, database)
+    total = megabytes * (len(TABLES) if database == "everything" else 1)
+    race = Contest(
+        name,
+        f"MariaDB, {what}: about {total} MB of SQL to S3",
+        connections=CONNECTIONS,
+        split_above_mb=SPLIT_MB,
+        level=3,
+    )
+    race.add(
+        "stepvault",
+        lambda turn: backup_command(store, source, turn),
+        after=lambda turn: taken(store, run_prefix(f"mysql-{database}", turn)),
+    )
+    race.add(
+        "mariadb-dump | zstd -3 | rclone rcat",
+        lambda turn: shell(f"{dump} | zstd -3 -T1 -c | {rclone} rcat {where}/dump.sql.zst"),
+        after=lambda turn: taken(store, "peers/"),
+    )
+    race.add(
+        f"mydumper -t {CONNECTIONS} -c, then rclone copy",
+        lambda turn: copied("-c"),
+        after=lambda turn: taken(store, "peers/"),
+    )
+    race.add(
+        f"mydumper -t {CONNECTIONS} (not compressed), then rclone copy",
+        lambda turn: copied(""),
+        after=lambda turn: taken(store, "peers/"),
+    )
+    url = f"mysql://root:{server.password}@127.0.0.1:{server.port}/{database}"
+    race.run(rounds, {**store.environment, "BENCH_MYSQL": url})
+    race.report()
+
+
+def main() -> None:
+    chosen = options("MariaDB against mariadb-dump and mydumper", megabytes=100)
+    only = os.environ.get("BENCH_ONLY", "").split()
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=SCRATCH) as folder,
+        MariaDb(["--innodb-buffer-pool-size=1G", "--log-bin", "--server-id=1"]) as server,
+        ObjectStore() as store,
+    ):
+        make(server, chosen.megabytes)
+        for database in only or [*TABLES, "everything"]:
+            contest(store, server, Path(folder), database, chosen.megabytes, chosen.runs)
+
+
+if __name__ == "__main__":
+    main()
