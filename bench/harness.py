@@ -19,6 +19,7 @@ import json
 import os
 import platform
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -62,6 +63,7 @@ class ObjectStore:
         self.endpoint = ""
 
     def __enter__(self) -> "ObjectStore":
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the server, too
         ports = self._ports = _free_ports(8)
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         options: dict[str, object] = {

@@ -143,6 +143,14 @@ def main() -> None:
             ),
             after=lambda turn: taken(store, f"plain-{turn}"),
         )
+        empty = Path(folder) / "empty.db"
+        empty.touch()
+        nothing = {"engine": "sqlite", "name": "nothing", "path": str(empty)}
+        contest.add(
+            "stepvault, empty database (start of Python and boto3)",
+            lambda turn: backup_command(store, nothing, turn),
+            after=lambda turn: taken(store, run_prefix("nothing", turn)),
+        )
         contest.add(
             "zstd alone, to nowhere", lambda turn: shell(f"zstd -q -3 -c {path} >/dev/null")
         )
