@@ -21,6 +21,7 @@ _MAX_SIZE = 0o77777777777
 _MAX_ID = 0o7777777
 _MAX_SECONDS = 0o77777777777
 _NAME = 100
+_TEN_DIGITS = 10**9
 
 Xattrs = Sequence[tuple[bytes, bytes]]
 #: (offset, length) of each run of data in a file with holes.
@@ -51,11 +52,16 @@ def header(
 
     ``sparse_size`` is the full size of a file with holes, whose content starts with its map.
     """
-    records = _name_records(name, link)
+    records = b""
+    if len(name) > _NAME or not name.isascii() or link:
+        records = _name_records(name, link)
     seconds, nanoseconds = divmod(meta.mtime_ns, 10**9)
     if nanoseconds or not 0 <= seconds <= _MAX_SECONDS:
-        records += record(b"mtime", _decimal(meta.mtime_ns))
-        seconds = min(max(seconds, 0), _MAX_SECONDS)
+        if _TEN_DIGITS <= seconds <= _MAX_SECONDS:  # from 2001 to 2242: nearly every file
+            records += b"30 mtime=%d.%09d\n" % (seconds, nanoseconds)
+        else:
+            records += record(b"mtime", _decimal(meta.mtime_ns))
+            seconds = min(max(seconds, 0), _MAX_SECONDS)
     uid, gid, plain_size = meta.uid, meta.gid, size
     if uid > _MAX_ID:
         records += record(b"uid", b"%d" % uid)

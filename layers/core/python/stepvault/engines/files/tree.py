@@ -52,6 +52,7 @@ class Tree:
         self.root = os.fsencode(root)
         self._flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW)
         self._open: OrderedDict[bytes, int] = OrderedDict()
+        self._latest = (b"", -1)
         self._root_fd = _open_root(self.root)
 
     def __enter__(self) -> Self:
@@ -69,6 +70,7 @@ class Tree:
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
+        self._latest = (b"", -1)
         if self._root_fd >= 0:
             os.close(self._root_fd)
             self._root_fd = -1
@@ -79,10 +81,13 @@ class Tree:
         Raises:
             OSError: as open(2) says.
         """
+        if path == self._latest[0]:
+            return self._latest[1]
         if path == ROOT:
             return self._root_fd
         if path in self._open:
             self._open.move_to_end(path)
+            self._latest = path, self._open[path]
             return self._open[path]
         names = path.split(b"/")
         known = len(names) - 1
@@ -99,11 +104,13 @@ class Tree:
 
     def _keep(self, path: bytes, descriptor: int) -> None:
         self._open[path] = descriptor
+        self._latest = path, descriptor
         if len(self._open) > _KEPT:
             os.close(self._open.popitem(last=False)[1])
 
     def forget(self, folder: bytes) -> None:
         """Close what is open of a folder and below, because it is about to go."""
+        self._latest = (b"", -1)
         for path in [p for p in self._open if p == folder or p.startswith(folder + b"/")]:
             os.close(self._open.pop(path))
 
