@@ -139,6 +139,20 @@ def test_databases_in_other_encodings_come_back(
     assert plain_dump(pg18, ours) == plain_dump(pg18, stock) == plain_dump(pg18, name)
 
 
+def test_a_database_comes_back_with_its_locale(pg18: PostgresServer, tmp_path: Path) -> None:
+    pg18.psql(
+        "CREATE DATABASE builtin TEMPLATE template0 LOCALE_PROVIDER builtin"
+        " BUILTIN_LOCALE 'C.UTF-8'"
+    )
+    result = stored(pg18, "builtin", tmp_path / "vault")
+    where = address(pg18, "builtin_again")
+    run_restore(
+        engine, restore_job(result, tmp_path / "vault", source("builtin"), connection=where)
+    )
+    query = "SELECT DISTINCT datlocprovider, datlocale FROM pg_database WHERE datname ~ '^builtin'"
+    assert pg18.psql(query) == "b|C.UTF-8"
+
+
 def plain_dump(server: PostgresServer, database: str) -> list[bytes]:
     """pg_dump's script, in the database's own encoding."""
     script = subprocess.check_output(

@@ -315,12 +315,17 @@ class PostgresSnapshot:
         """What the receipt keeps of the source."""
         standby = holder.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone() == (True,)
         lsn = "pg_last_wal_replay_lsn" if standby else "pg_current_wal_insert_lsn"
+        version = holder.info.server_version
+        locale = "datlocale" if version >= 170000 else "daticulocale"
+        provider = f"datlocprovider::text, {locale}::text" if version >= 150000 else "'c', NULL"
         row = holder.execute(
             "SELECT datname::text, pg_catalog.pg_encoding_to_char(encoding)::text,"
-            f" datcollate::text, datctype::text, pg_catalog.{lsn}()::text"
+            f" datcollate::text, datctype::text, pg_catalog.{lsn}()::text, {provider}"
             " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()"
         ).fetchone()
-        database, encoding, collate, ctype, position = map(session.text, row or ())
+        database, encoding, collate, ctype, position, provided_by, named = (
+            None if value is None else session.text(value) for value in row or ()
+        )
         extensions = holder.execute(
             "SELECT extname::text, extversion::text FROM pg_catalog.pg_extension ORDER BY 1"
         ).fetchall()
@@ -332,6 +337,8 @@ class PostgresSnapshot:
             "encoding": encoding,
             "collate": collate,
             "ctype": ctype,
+            "locale_provider": provided_by,
+            "locale": named,
             "snapshot": snapshot,
             "lsn": position,
             "standby": standby,
