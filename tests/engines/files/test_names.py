@@ -29,7 +29,7 @@ times = st.integers(-(2**31) * 10**9, 2**33 * 10**9)
 
 
 @given(st.dictionaries(names, st.tuples(contents, times), min_size=1, max_size=8), names, names)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_name_comes_back(
     files: dict[bytes, tuple[bytes, int]], folder: bytes, link: bytes
 ) -> None:

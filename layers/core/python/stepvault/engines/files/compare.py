@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import index
 from stepvault.engines.files.bucket import SCHEME
-from stepvault.engines.files.contents import content_hash
+from stepvault.engines.files.content import content_hash
 from stepvault.engines.files.index import Line
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.selection import Selection

@@ -1,70 +1,33 @@
-"""``compare = "content"``: a file is unchanged if its bytes are, whatever its times and inode say."""
+"""The hash of an open file's content, as the index states it."""
 
+import hashlib
 import os
 
 from stepvault.engines.files import index
-from stepvault.engines.files.contents import content_hash
-from stepvault.engines.files.directory import settled
-from stepvault.engines.files.earlier import Earlier
-from stepvault.engines.files.tree import Tree, split
-from stepvault.engines.files.walk import FILE, Entry
-from stepvault.engines.files.xattrs import xattrs_of
+from stepvault.engines.files.holes import HoleDigest, runs_of
+from stepvault.engines.files.index import Line
 
-_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_BUFFER = 1 << 20
 
 
-class SameContent:
-    """Compares files with their lines by reading them."""
-
-    def __init__(self, tree: Tree) -> None:
-        self._tree = tree
-
-    def lines(self, entry: Entry, earlier: Earlier) -> list[bytes]:
-        """The entry's lines, with its times and inode of now, if they still describe it; else none."""
-        found = earlier.lines(entry.path)
-        if not found or not all(pack for _, pack in found):
-            return []
-        if not self._same(entry, [index.parse(line) for line, _ in found]):
-            return []
-        status = entry.status
-        size = status.st_size if entry.kind == FILE else 0
-        begin = index.signature(
-            entry.path,
-            size,
-            status.st_mtime_ns,
-            settled(status.st_ctime_ns),
-            b"%d" % status.st_ino,
-        )
-        return [begin + line.split(b"\t", 5)[5] for line in earlier.carried(found, size)]
-
-    def _same(self, entry: Entry, lines: list[index.Line]) -> bool:
-        """Whether a non-file's status, or a file's content and metadata, are what they were."""
-        line, status = lines[0], entry.status
-        as_before = (line.mtime_ns, line.ctime_ns, line.inode) == (
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            b"%d" % status.st_ino,
-        )
-        if entry.kind != FILE:
-            return as_before
-        metadata = (status.st_size, status.st_mode & 0o7777, status.st_uid, status.st_gid)
-        if (line.size, line.mode, line.uid, line.gid) != metadata:
-            return False
-        # Of several names it may have changed which belong together.
-        return (as_before or status.st_nlink == 1) and self._same_bytes(entry, lines)
-
-    def _same_bytes(self, entry: Entry, lines: list[index.Line]) -> bool:
-        parent, name = split(entry.path)
-        try:
-            descriptor = os.open(name, _READ, dir_fd=self._tree.directory(parent))
-        except OSError:
-            return False  # reading it for the backup will say what is wrong
-        try:
-            xattrs = xattrs_of(descriptor)
-            if (index.xattrs_digest(xattrs) if xattrs else index.NONE) != lines[0].xattrs:
-                return False
-            return all(content_hash(descriptor, one) == one.sha256 for one in lines)
-        except OSError:
-            return False
-        finally:
-            os.close(descriptor)
+def content_hash(descriptor: int, line: Line) -> bytes:
+    """Of the file, or of the piece of it, that the line describes."""
+    if line.kind in (index.FILE, index.HARD_LINK):
+        digest, at = hashlib.sha256(), 0
+        while data := os.pread(descriptor, _BUFFER, at):
+            digest.update(data)
+            at += len(data)
+        return digest.hexdigest().encode()
+    start, end = 0, line.size
+    if line.kind == index.PIECE:
+        start, end = map(int, line.link.split(b"-"))
+    holes = HoleDigest()
+    for offset, length in runs_of(descriptor, start, end):
+        at = offset
+        while at < offset + length:
+            data = os.pread(descriptor, min(_BUFFER, offset + length - at), at)
+            if not data:
+                break
+            holes.update(at, data)
+            at += len(data)
+    return holes.hexdigest()

@@ -15,9 +15,9 @@ from itertools import chain, groupby
 from stepvault.batching import Batch, Item, balance, consecutive
 from stepvault.engines.base import WHOLE, ObjectReader, PlanJob, UnitDraft
 from stepvault.engines.files import bucket, listing
-from stepvault.engines.files.content import SameContent
 from stepvault.engines.files.earlier import CARRIED, Earlier, usable
 from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.same_content import SameContent
 from stepvault.engines.files.spool import Records, Spool
 from stepvault.engines.files.tree import Tree
 from stepvault.engines.files.walk import DIRECTORY, FILE, Entry, walk
