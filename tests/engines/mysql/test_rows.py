@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from examples.demo.mariadb_server import MariaDb
 from stepvault.engines.mysql.connection import connect
-from stepvault.engines.mysql.dump import Names
+from stepvault.engines.mysql.contents import Names
 from stepvault.engines.mysql.inventory import Column, Table, matches
 from stepvault.engines.mysql.ranges import cut, walk
-from stepvault.engines.mysql.rows import Sums, Wire
+from stepvault.engines.mysql.rows import Sums
+from stepvault.engines.mysql.wire import Wire
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
 

@@ -1,8 +1,10 @@
 """MySQL 5.7 to 9 and MariaDB 10.5 and later, over PyMySQL.
 
-``connection`` (sessions, errors), ``inventory`` (what there is), ``snapshot`` (the same moment on
-several connections), ``rows`` and ``definitions`` (data and schema as SQL), ``dump`` (the
-streams), ``restore`` (tasks and proof), ``script`` (restoring without us).
+Reading: ``connection`` (sessions, errors), ``inventory`` (what there is), ``privileges`` (whether
+all of it shows), ``snapshot`` (the same moment on several connections), ``contents`` and
+``definitions`` (the schema as files), ``rows`` and ``wire`` (the data as files), ``ranges``
+(cutting large tables), ``dump`` (the streams), ``script`` (restoring without us). Putting back:
+``target``, ``restore``, ``proof``.
 """
 
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from stepvault.engines.base import (
     Snapshot,
     UnitDraft,
 )
-from stepvault.engines.mysql import restore
+from stepvault.engines.mysql import proof, restore
 from stepvault.engines.mysql.dump import MySqlSnapshot
 from stepvault.models import RestoreTask
 
@@ -44,7 +46,7 @@ class MySqlEngine:
         return restore.restore(job, task)
 
     def differences(self, job: RestoreJob) -> list[str]:
-        return restore.differences(job)
+        return proof.differences(job)
 
 
 engine: Engine = MySqlEngine()

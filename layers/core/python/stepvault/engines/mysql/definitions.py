@@ -7,7 +7,7 @@ so an empty comment stands there, which :func:`split` takes out again.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 
 from stepvault.engines.mysql.connection import SQL_MODE, Session, fail, literal, quote
@@ -214,6 +214,19 @@ def events(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
         zone = f"SET TIME_ZONE={literal(said[2])}"
         drop = f"DROP EVENT IF EXISTS {quote(name)}"
         yield name, [zone, *_modes(said[1], said[5]), drop, said[3]]
+
+
+def programs(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
+    """``(label, statements)`` of each routine and event."""
+    for kind, name, statements in routines(session, database):
+        yield f"{kind.lower()} {name}", statements
+    for name, statements in events(session, database):
+        yield f"event {name}", statements
+
+
+def digests(found: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
+    """Short digests of what programs' last statements create, by label, whoever owns them."""
+    return {label: digest(owned(parts[-1], "strip"))[:16] for label, parts in found}
 
 
 def _modes(sql_mode: str, collation: str) -> list[str]:

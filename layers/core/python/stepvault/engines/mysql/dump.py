@@ -16,7 +16,6 @@ what they are.
 """
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,57 +26,17 @@ from typing import Any, Literal
 from stepvault.engines.base import Counts, Job, Stored, Stream
 from stepvault.engines.mysql import definitions, privileges, ranges
 from stepvault.engines.mysql.connection import Session, blocking, connect, server_of
-from stepvault.engines.mysql.inventory import Table, databases, matches, tables
+from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
+from stepvault.engines.mysql.inventory import Table, databases, tables
 from stepvault.engines.mysql.rows import Sums, statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.snapshot import Moment, freeze, gtid_at
-from stepvault.errors import SourceBusy, SourceChanged, SourceMissing, SourceUnsupported
+from stepvault.errors import SourceBusy, SourceChanged
 from stepvault.models import MySqlSource, StoredObject
 
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
-
-
-class Names:
-    """File names for databases and tables."""
-
-    def __init__(self) -> None:
-        self._given: dict[str, str] = {}
-        self._taken: set[str] = set()
-
-    def of(self, name: str, database: str = "") -> str:
-        """The name itself if it is safe and nobody else's in another case, else an alias."""
-        key = f"{database}\0{name}"
-        if key not in self._given:
-            plain = _PLAIN_NAME.fullmatch(name) and "-schema" not in name
-            plain = plain and not name.startswith("mydumper_")
-            if not plain or f"{database}\0{name.casefold()}" in self._taken:
-                self._given[key] = f"mydumper_{len(self._given)}"
-            else:
-                self._given[key] = name
-            self._taken.add(f"{database}\0{self._given[key].casefold()}")
-        return self._given[key]
-
-    def table(self, table: Table) -> str:
-        return f"{self.of(table.database)}.{self.of(table.name, table.database)}"
-
-
-@dataclass
-class Text:
-    """A stream that is already in memory."""
-
-    name: str
-    content: bytes
-    facts: dict[str, Any] = field(default_factory=dict)
-    encoding: Literal["zstd", "none"] = "zstd"
-
-    def read(self) -> Iterator[bytes]:
-        yield self.content
-
-    def result(self) -> Counts:
-        return Counts(facts=self.facts)
 
 
 @dataclass
@@ -106,17 +65,6 @@ class Rows:
         return Counts(rows=self.sums.rows, facts={**facts, "hash": self.sums.text()})
 
 
-@dataclass
-class _Contents:
-    """Everything to back up, as the server described it before the snapshot."""
-
-    tables: list[Table] = field(default_factory=list)
-    definitions: dict[str, str] = field(default_factory=dict)
-    """Of tables, by label."""
-    texts: list[Text] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
-
-
 class MySqlSnapshot:
     """What ``engine.open`` gives: sessions at the same moment, and what is to be read."""
 
@@ -128,6 +76,7 @@ class MySqlSnapshot:
         self._connection = server_of(job.connection)
         self._names = Names()
         self._sessions: list[Session] = []
+        self._readers: list[Session] = []
         self._pinned: set[tuple[int, str]] = set()
         self._pool: SimpleQueue[Session] = SimpleQueue()
         self._started = datetime.now(UTC)
@@ -144,7 +93,7 @@ class MySqlSnapshot:
         for database in self._databases:
             self._check_privileges(control, database)
         for _ in range(3):
-            self._contents = self._take_inventory(control)
+            self._contents = Contents(control, self._source, self._databases, self._names)
             moment = self._freeze(control)
             if self._labels(control) == {t.label for t in self._contents.tables}:
                 break
@@ -190,154 +139,19 @@ class MySqlSnapshot:
         return session
 
     def _freeze(self, control: Session) -> Moment:
-        if not hasattr(self, "_readers"):
-            parts = sum(self._parts(t) for t in self._contents.tables if self._has_rows(t))
-            wanted = max(1, min(self._job.connections, parts))
-            self._readers = [self._connect() for _ in range(wanted)]
-        read = [t for t in self._contents.tables if self._has_rows(t)]
+        read = self._contents.with_rows
+        if not self._readers:
+            wanted = min(self._job.connections, sum(map(self._parts, read)))
+            self._readers = [self._connect() for _ in range(max(1, wanted))]
         return freeze(self._readers, control, read, self.who_blocks)
 
     def _labels(self, control: Session) -> set[str]:
-        found = (t for d in self._databases for t in self._chosen(tables(control, d)))
+        found = (t for d in self._databases for t in chosen(self._source, tables(control, d)))
         return {t.label for t in found}
-
-    def _chosen(self, found: list[Table]) -> list[Table]:
-        only, never = self._source.tables, self._source.exclude_tables
-        return [
-            t
-            for t in found
-            if (not only or matches(t.database, t.name, only))
-            and not matches(t.database, t.name, never)
-        ]
-
-    def _has_rows(self, table: Table) -> bool:
-        return table.kind == "table" and not table.elsewhere and self._source.with_data
-
-    def _take_inventory(self, control: Session) -> _Contents:
-        contents = _Contents()
-        for database in self._databases:
-            found = self._chosen(tables(control, database))
-            if self._source.tables and not found:
-                continue
-            contents.tables += found
-            if self._source.with_schema:
-                text = definitions.create_database(control, database)
-                name = f"{self._names.of(database)}-schema-create.sql.zst"
-                facts = {"kind": "database", "database": database, "name": database}
-                contents.texts.append(Text(name, definitions.file([text]), facts))
-            for table in found:
-                self._describe(control, table, contents)
-            if self._source.with_schema and not self._source.tables:
-                self._programs(control, database, contents)
-        if self._source.tables and not contents.tables:
-            raise SourceMissing(
-                f"no table of {', '.join(self._databases)} matches {', '.join(self._source.tables)}",
-                "Check the source's tables and exclude_tables",
-            )
-        self._check_engines(contents)
-        self._order_views(contents)
-        return contents
-
-    def _order_views(self, contents: _Contents) -> None:
-        """Number the views so that each comes after those it uses."""
-        views = {t.label: t.name for t in contents.tables if t.kind == "view"}
-        texts = {label: contents.definitions[label] for label in views}
-        order = definitions.in_order(views, texts)
-        for text in contents.texts:
-            if text.facts.get("kind") == "view":
-                text.facts["order"] = order[f"{text.facts['database']}.{text.facts['name']}"]
-
-    def _describe(self, control: Session, table: Table, contents: _Contents) -> None:
-        """The files that define one table, view or sequence."""
-        definition = definitions.create_table(control, table)
-        contents.definitions[table.label] = definitions.normal(definition)
-        if not self._source.with_schema:
-            return
-        file = self._names.table(table)
-        plain = definitions.digest(definitions.owned(definition, "strip"))
-        facts = {"kind": table.kind, "database": table.database, "name": table.name}
-        digest = {"definition": plain}
-        if table.kind == "view":
-            self._describe_view(control, table, definition, contents)
-            return
-        if table.kind == "sequence":
-            text = definitions.file(definitions.sequence(control, table, definition))
-            contents.texts.append(
-                Text(f"{file}-schema-sequence.sql.zst", text, {**facts, **digest})
-            )
-            return
-        text = definitions.file([definition])
-        contents.texts.append(Text(f"{file}-schema.sql.zst", text, {**facts, **digest}))
-        triggers = list(definitions.triggers(control, table))
-        if triggers:
-            name = f"{file}-schema-triggers.sql.zst"
-            contents.texts.append(self._programs_text(name, "triggers", table, triggers))
-
-    def _describe_view(
-        self, control: Session, view: Table, definition: str, contents: _Contents
-    ) -> None:
-        file = self._names.table(view)
-        facts: dict[str, Any] = {"database": view.database, "name": view.name}
-        if view.columns:  # hidden from users without EXECUTE on a function the view calls
-            text = definitions.file(definitions.placeholder(view))
-            name = f"{file}-schema.sql.zst"
-            contents.texts.append(Text(name, text, {**facts, "kind": "placeholder"}))
-        broken = definitions.is_broken(control, view)
-        if broken:
-            contents.warnings.append(f"view {view.label} does not work: {broken}")
-        plain = definitions.digest(definitions.owned(definition, "strip"))
-        facts |= {"kind": "view", "definition": plain, "broken": bool(broken)}
-        text = definitions.file(
-            definitions.view(view, definitions.owned(definition, self._source.definer))
-        )
-        contents.texts.append(Text(f"{file}-schema-view.sql.zst", text, facts))
-
-    def _programs(self, control: Session, database: str, contents: _Contents) -> None:
-        found = [
-            *((f"{kind.lower()} {n}", s) for kind, n, s in definitions.routines(control, database)),
-            *((f"event {n}", s) for n, s in definitions.events(control, database)),
-        ]
-        if found:
-            name = f"{self._names.of(database)}-schema-post.sql.zst"
-            nobody = Table(database, database, "database")
-            contents.texts.append(self._programs_text(name, "post", nobody, found))
-
-    def _programs_text(
-        self, name: str, kind: str, table: Table, programs: list[tuple[str, list[str]]]
-    ) -> Text:
-        """Triggers, routines or events as one file; the last statement of each creates it."""
-        lines: list[str] = []
-        digests = {}
-        for label, parts in programs:
-            digests[label] = definitions.digest(definitions.owned(parts[-1], "strip"))[:16]
-            lines += [*parts[:-1], definitions.owned(parts[-1], self._source.definer)]
-        facts = {"kind": kind, "database": table.database, "name": table.name}
-        return Text(name, definitions.file(lines), {**facts, "definitions": digests})
-
-    def _check_engines(self, contents: _Contents) -> None:
-        loose = [t for t in contents.tables if self._has_rows(t) and not t.transactional]
-        if loose:
-            named = ", ".join(f"{t.label} ({t.engine})" for t in loose[:20])
-            if self._source.non_transactional == "refuse":
-                raise SourceUnsupported(
-                    f"no snapshot covers the non-transactional {named}",
-                    "Convert with ALTER TABLE … ENGINE=InnoDB, exclude, or set non_transactional to warn",
-                )
-            contents.warnings.append(f"not covered by the snapshot, read as they were: {named}")
-        for table in contents.tables:
-            if table.elsewhere:
-                contents.warnings.append(
-                    f"table {table.label} ({table.engine}) keeps its rows elsewhere: only its definition is here"
-                )
-            if table.versioned and self._source.with_data:
-                contents.warnings.append(
-                    f"table {table.label} is system-versioned: its current rows are here, its history is not"
-                )
 
     def streams(self) -> Iterator[Stream]:
         """Rows, largest table first, then the definitions."""
-        read = [t for t in self._contents.tables if self._has_rows(t)]
-        for table in sorted(read, key=lambda t: -t.bytes):
+        for table in sorted(self._contents.with_rows, key=lambda t: -t.bytes):
             name = self._names.table(table)
             for number, where in enumerate(self._ranges(table)):
                 yield Rows(f"{name}.{number:05d}.sql.zst", table, where, self)

@@ -1,7 +1,7 @@
 """A table's rows as INSERT statements, read as fast as Python can.
 
 The driver makes an object of every value. Here the server builds the text of a whole row, so a
-row is one field, cut out of the socket's bytes by :class:`Wire`. Only rows with large BLOB
+row is one field, cut out of the socket's bytes by ``wire.py``. Only rows with large BLOB
 or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
 and gives NULL beyond its ``max_allowed_packet``.
 
@@ -9,22 +9,23 @@ A row's content is hashed as text, see :class:`Sums`: the same rows give the sam
 order, on any server, so those of a table's chunks add up to the table's.
 """
 
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import mul
 from zlib import crc32
 
-from stepvault.engines.mysql.connection import Session, fail, quote
+from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
-from stepvault.errors import SourceCorrupt, SourceUnsupported
+from stepvault.engines.mysql.wire import RECEIVE, answer
+from stepvault.errors import SourceUnsupported
 
 #: Rows whose BLOB and TEXT values sum up to more bytes come raw.
 _RAW_ABOVE = 700
 #: Bytes of rows in one statement: small enough for any server's max_allowed_packet.
 _STATEMENT = 1_000_000
-_RECEIVE = 256 * 1024
-_LONGEST_PACKET = 0xFFFFFF
+#: Bytes before a field's value, by the field's first byte (length-encoded string).
+_SKIP = {0xFC: 3, 0xFD: 4, 0xFE: 9}
+_NULL = 0xFB
 
 #: What to add for a text that keeps every bit: FLOAT's own prints 16777216 as 16777200.
 _NUMBERS = {
@@ -94,14 +95,14 @@ def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterat
     lines: list[bytes] = []
     size = 0
     with session.errors(f"table {table.label}"):
-        for batch in _answer(session, query, plan):
+        for batch in answer(session, query, plan):
             sums.add(batch)
             new, total = batch, sum(map(len, batch))
-            if total > 2 * _RECEIVE:  # large rows among them
+            if total > 2 * RECEIVE:  # large rows among them
                 for line in batch:
-                    if len(line) > _RECEIVE:
+                    if len(line) > RECEIVE:
                         yield _statement(head, [line])
-                new = [line for line in batch if len(line) <= _RECEIVE]
+                new = [line for line in batch if len(line) <= RECEIVE]
                 total = sum(map(len, new))
             if lines and size + total > _STATEMENT:
                 yield _statement(head, lines)
@@ -168,6 +169,10 @@ class _Plan:
         small = f"{sizes}<={_RAW_ABOVE}"
         pieces = ",".join(f"IF({small},NULL,{f})" for f in fields)
         self.select = f"IF({small},{self.select},NULL),{pieces}"
+
+    @property
+    def single(self) -> bool:
+        return not self.pieces
 
     def lines(self, packets: list[bytes]) -> list[bytes]:
         """The rows' lines."""
@@ -258,148 +263,3 @@ def _raw(column: Column) -> str:
     if _travels(column):
         return f"CONVERT({name} USING utf8mb4)"
     return f"CAST({name} AS BINARY)"
-
-
-#: Bytes before a field's value, by the field's first byte (length-encoded string).
-_SKIP = {0xFC: 3, 0xFD: 4, 0xFE: 9}
-_NULL = 0xFB
-_END, _ERROR = 0xFE, 0xFF
-
-
-def _answer(session: Session, query: str, plan: "_Plan") -> Iterator[list[bytes]]:
-    """The rows' lines, in batches; ends at the server's own end mark only."""
-    wire = Wire(session.stream(query))
-    head = True  # column count and definitions come first
-    while True:
-        if not (head or plan.pieces) and (texts := wire.texts()):
-            yield texts
-            continue
-        rows = wire.packets()
-        if rows[-1][0] == _ERROR:
-            session.in_answer = False
-            _raise(rows[-1], session, plan.what)
-        if head:
-            start = next((n for n, packet in enumerate(rows) if _is_end(packet)), None)
-            if start is None:
-                continue
-            head = False
-            rows = rows[start + 1 :]
-        if not rows or not _is_end(rows[-1]):
-            yield plan.lines(rows)
-            continue
-        session.in_answer = False
-        yield plan.lines(rows[:-1])
-        if int.from_bytes(rows[-1][1:3], "little"):
-            _check_warnings(session, plan.what)
-        return
-
-
-def _is_end(packet: bytes) -> bool:
-    """An end mark; a row may start with the same byte, but is longer."""
-    return packet[0] == _END and len(packet) < 9
-
-
-class Wire:
-    """Cuts what comes through a socket into packets, many at a time."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-        self._rest = b""
-        self._need = 4
-
-    def packets(self) -> list[bytes]:
-        """The whole packets that are here, at least one, without their headers."""
-        found: list[bytes] = []
-        while not found:
-            data = self._received(self._need)
-            at, end = 0, len(data)
-            self._need = 4
-            while at + 4 <= end:
-                length = data[at] | data[at + 1] << 8 | data[at + 2] << 16
-                stop = at + 4 + length
-                if length == _LONGEST_PACKET:
-                    packet, stop = _long(data, at)
-                else:
-                    packet = data[at + 4 : stop]
-                if stop > end:
-                    self._need = stop - at
-                    break
-                found.append(packet)
-                at = stop
-            self._rest = data[at:]
-        return found
-
-    def texts(self) -> list[bytes]:
-        """The rows of a single field that are here, up to anything else (a long or partial row,
-        NULL, the end): then ``packets`` goes on. A short field's own length byte says where its
-        packet ends, which is the fastest way through narrow rows.
-        """
-        found: list[bytes] = []
-        add = found.append
-        data = self._received(max(self._need, 5))
-        self._need = 4
-        at, end = 0, len(data)
-        last = end - 5
-        while at <= last:
-            length = data[at + 4]
-            if length < 251:
-                start = at + 5
-                stop = start + length
-            elif length == 0xFC:
-                start = at + 7
-                stop = at + 4 + (data[at] | data[at + 1] << 8 | data[at + 2] << 16)
-            else:
-                break
-            if stop > end:
-                self._need = stop - at
-                break
-            add(data[start:stop])
-            at = stop
-        self._rest = data[at:]
-        return found
-
-    def _received(self, need: int) -> bytes:
-        """At least so many bytes, beginning with those left over."""
-        parts, have = [self._rest], len(self._rest)
-        while have < need:
-            received = self._sock.recv(_RECEIVE)
-            if not received:
-                raise ConnectionResetError("the server closed the connection in mid-answer")
-            parts.append(received)
-            have += len(received)
-        return b"".join(parts)
-
-
-def _long(data: bytes, at: int) -> tuple[bytes, int]:
-    """A packet of 16 MB and more, sent in several, and where it stops (beyond data: not all here)."""
-    pieces = []
-    while True:
-        if at + 4 > len(data):
-            return b"", at + 4
-        length = int.from_bytes(data[at : at + 3], "little")
-        stop = at + 4 + length
-        if stop > len(data):
-            return b"", stop
-        pieces.append(data[at + 4 : stop])
-        at = stop
-        if length < _LONGEST_PACKET:
-            return b"".join(pieces), stop
-
-
-def _raise(packet: bytes, session: Session, what: str) -> None:
-    number = int.from_bytes(packet[1:3], "little")
-    said = packet[9:] if packet[3:4] == b"#" else packet[3:]
-    fail(number, said.decode("utf-8", "replace"), session.address, what)
-
-
-#: Warnings that say a value was not given as it is.
-_LOSSES = {1300, 1301, 1366, 1977, 3719}
-
-
-def _check_warnings(session: Session, what: str) -> None:
-    for _, number, said in session.rows("SHOW WARNINGS"):
-        if number in _LOSSES:
-            raise SourceCorrupt(
-                f"{what}: the server could not give every value as it is: {number} {said}",
-                "Repair the value, or leave the table out with exclude_tables",
-            )
