@@ -11,6 +11,15 @@ from stepvault import storage
 from stepvault.catalog import Vault
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _open_temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Servers and readers of the tests run as other users, who must get to their files."""
+    base = tmp_path_factory.getbasetemp()
+    for folder in (base, *base.parents):
+        if folder.name.startswith(("pytest-", "popen-")):
+            folder.chmod(0o711)
+
+
 @pytest.fixture(scope="session")
 def aws() -> Iterator[str]:
     """The endpoint of a MiniStack of this test process, in the environment of boto3."""
