@@ -191,6 +191,8 @@ def connect(connection: Connection, database: str | None = None) -> Session:
     except (pymysql.Error, OSError) as error:
         number, said = _number_and_text(error)
         fail(number, said, f"{address} (user {connection.user})", "")
+    except RuntimeError as error:  # MySQL 8 takes a password only over TLS or with cryptography
+        raise ConfigInvalid(f"{address}: {error}", "Set the connection's tls to require") from None
     _keep_alive(driver._sock)  # type: ignore[attr-defined]
     session = Session(driver, address)
     try:

@@ -200,6 +200,7 @@ class MySqlSnapshot:
             # Files are named by alias, so the section is too.
             database, _, alias = self._names.table(table).partition(".")
             lines += [f"[`{database}`.`{alias}`]", f"real_table_name={table.name}"]
+            lines += ["is_sequence = 1"] if table.kind == "sequence" else []
             lines += [f"rows = {rows.get(table.label, 0)}", ""]
         return "\n".join([*lines, f"# Finished dump at: {datetime.now(UTC):%Y-%m-%d %H:%M:%S}", ""])
 

@@ -13,6 +13,9 @@ from stepvault.engines.mysql.inventory import matches, tables
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
 from stepvault.models import StoredObject
 
+#: Seconds; the loads of one table may stand in each other's way for a while.
+_LOCK_WAIT = 120
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -142,7 +145,8 @@ def in_parallel[T, R](
 
 def open_session(job: RestoreJob) -> Session:
     session = connect(server_of(job.connection))
-    session.run("SET SESSION foreign_key_checks=0, unique_checks=0")
+    session.run("SET SESSION foreign_key_checks=0")
+    session.wait_for_locks(_LOCK_WAIT)
     return session
 
 
