@@ -74,9 +74,9 @@ SELECT (ARRAY['Zoë', 'Bob', '日本語', 'Łukasz', 'O''Neil', E'tab\ttab', 'em
   ROW(i, E'\\.')::app.pair,
   '<a>b</a>'
 FROM generate_series(1, :big) i;
-CREATE INDEX customers_tags ON app.customers USING gin (tags);
+CREATE INDEX customers_tags ON app.customers USING gin (tags) WHERE id < 1000;
 CREATE INDEX customers_lower ON app.customers (lower(name)) WHERE email IS NOT NULL;
-CREATE INDEX customers_trgm ON app.customers USING gin (name public.gin_trgm_ops);
+CREATE INDEX customers_trgm ON app.customers USING gin (name public.gin_trgm_ops) WHERE id < 1000;
 CREATE TRIGGER stamp BEFORE UPDATE ON app.customers FOR EACH ROW EXECUTE FUNCTION app.touch();
 ALTER TABLE app.customers DISABLE TRIGGER stamp;
 ALTER TABLE app.customers ENABLE ROW LEVEL SECURITY;
