@@ -8,6 +8,7 @@ import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal, Protocol
@@ -183,12 +184,15 @@ class Pack:
         self._grow(len(head))
         yield self._flush()
         plain, read = hashlib.sha256(), 0
-        for buffer in content:
-            self._check()
-            if member.digest is None:
-                plain.update(buffer)
-            read += len(buffer)
-            yield buffer
+        with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
+            for buffer in content:
+                self._check()
+                # Hashed while the path compresses it, and done before its memory is used again.
+                hashed = None if member.digest else beside.submit(plain.update, buffer)
+                read += len(buffer)
+                yield buffer
+                if hashed:
+                    hashed.result()
         if read != member.size:
             raise AssertionError(f"{show(member.path)}: {read} bytes for {member.size}")
         self._held += tar.padding(read)
