@@ -95,6 +95,10 @@ class Restic:
     def init(self, turn: int) -> None:
         subprocess.run(self._restic(turn, "init"), check=True)
 
+    def prepare(self, turn: int) -> None:
+        self.init(turn)
+        warm(self._root)(turn)
+
     def command(self, turn: int) -> list[str]:
         return self._restic(turn, "backup", str(self._root))
 
@@ -129,7 +133,7 @@ def first_run(
     contest.add(
         "restic backup",
         restic.command,
-        before=lambda turn: (restic.init(turn), warm(root)(turn))[1],
+        before=restic.prepare,
         after=lambda turn: taken(store, restic.prefix(turn)),
     )
     contest.add(
