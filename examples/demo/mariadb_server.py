@@ -18,6 +18,8 @@ from types import TracebackType
 
 import pymysql
 
+from examples.demo.postgres_server import roomy_memory
+
 PASSWORD = "stepvault-demo"
 _PROGRAMS = "mariadbd", "mariadb-install-db"
 _SMALL_AND_FAST = [
@@ -69,7 +71,9 @@ class MariaDb:
 
     def __enter__(self) -> "MariaDb":
         # A socket's path may hold 107 bytes, so the folder is short whatever TMPDIR says.
-        self.folder = self._given or Path(tempfile.mkdtemp(prefix="mariadb-", dir="/tmp"))
+        self.folder = self._given or Path(
+            tempfile.mkdtemp(prefix="mariadb-", dir=roomy_memory() or "/tmp")
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.data, self.socket, self.log = (
             self.folder / name for name in ("data", "socket", "log")

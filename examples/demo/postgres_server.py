@@ -94,6 +94,17 @@ def _check_libraries(home: Path) -> None:
         )
 
 
+def roomy_memory() -> str | None:
+    """A folder in memory with gigabytes to spare and where programs may run, or None.
+
+    Making and removing a data directory takes a tenth of the time there.
+    """
+    memory = Path("/dev/shm")
+    if not memory.is_dir() or os.statvfs(memory).f_flag & os.ST_NOEXEC:
+        return None
+    return str(memory) if shutil.disk_usage(memory).free > 4 << 30 else None
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -153,7 +164,9 @@ class PostgresServer:
 
     def start(self) -> None:
         """Make the data directory, start the server and wait until it answers."""
-        self.directory = self._given or Path(tempfile.mkdtemp(prefix="stepvault-postgres-"))
+        self.directory = self._given or Path(
+            tempfile.mkdtemp(prefix="stepvault-postgres-", dir=roomy_memory())
+        )
         self.directory.mkdir(exist_ok=True, parents=True)
         self.home = self._reachable(unpack(self.version))
         self.data = self.directory / "data"
