@@ -75,6 +75,7 @@ test: .venv/.ready system check  ## Everything: checks, then all tests on real s
 	@$(PY) examples/demo/postgres_server.py 18 15
 	@.venv/bin/pytest -q -n 2 --dist loadfile
 
+bench: SYSTEM += restic:restic
 bench: .venv/.ready system  ## Compare with other tools; see bench/README.md
 	@$(INSTALL) --python .venv -r bench/requirements.txt
 	@for bench in postgres mysql sqlite files memory; do $(PY) -m bench.$$bench; done

@@ -160,3 +160,16 @@ def plain_dump(server: PostgresServer, database: str) -> list[bytes]:
     )
     assert b"COPY" in script
     return [x for x in script.splitlines() if b"restrict" not in x]
+
+
+def test_foreign_keys_wait_until_all_indexes_are_attached(
+    pg18: PostgresServer, odd18: str, tmp_path: Path
+) -> None:
+    """Side by side with an attachment below a partitioned table, pg_restore -j deadlocks."""
+    stored(pg18, odd18, tmp_path / "vault")
+    archive = toc.read((tmp_path / "vault" / "toc.dat").read_bytes())
+    attached = {e.dump_id for e in archive.entries if e.kind == b"INDEX ATTACH"}
+    keys = [e for e in archive.entries if e.kind == b"FK CONSTRAINT"]
+    assert attached
+    assert keys
+    assert all(attached <= set(key.dependencies) for key in keys)

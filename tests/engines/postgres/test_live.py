@@ -35,11 +35,13 @@ def bank(pg18: PostgresServer) -> str:
     return name
 
 
-def run(server: PostgresServer, database: str, vault: Path, **more: Any) -> Result:
+def run(
+    server: PostgresServer, database: str, vault: Path, split_above_mb: int = 1, **more: Any
+) -> Result:
     vault.mkdir(exist_ok=True)
     [result] = back_up(
         engine,
-        source(database, split_above_mb=1),
+        source(database, split_above_mb=split_above_mb),
         vault,
         connection=address(server, database),
         connections=3,
@@ -205,6 +207,11 @@ def test_a_session_killed_on_the_server_fails_the_backup(
     """The one that holds the locks, or one that reads: neither may end in a short backup."""
     killed: list[int] = []
     once = threading.Lock()
+    # More than sockets and pipes hold, so that the server is still sending when it is killed.
+    pg18.psql(
+        "CREATE TABLE large AS SELECT repeat(md5(i::text), 40) FROM generate_series(1, 60000) i",
+        database=bank,
+    )
 
     def watch(name: str, raw_bytes: int) -> None:
         if once.acquire(blocking=False):
@@ -215,7 +222,7 @@ def test_a_session_killed_on_the_server_fails_the_backup(
             killed.append(int(ended))
 
     with pytest.raises(StepvaultError) as caught:
-        run(pg18, bank, tmp_path / "vault", watch=watch)
+        run(pg18, bank, tmp_path / "vault", split_above_mb=1000, watch=watch)
     assert killed[0] > 0
     assert isinstance(caught.value, SourceUnreachable)
     assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file()]
