@@ -128,12 +128,12 @@ def test_time_outs_of_role_and_database_do_not_cut_the_backup(
     assert [o.rows for o in result.objects if o.rows] == [300_000]
 
 
-def test_a_server_newer_than_the_client(
+def test_programs_that_are_too_old(
     pg18: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", f"{unpack('15') / 'bin'}:/usr/bin:/bin")
     error = fails(SourceUnsupported, address(pg18, "postgres"), tmp_path / "vault")
-    assert "the server is PostgreSQL 18, pg_dump is 15" in error.message
+    assert "pg_dump is of PostgreSQL 15, which is too old" in error.message
 
 
 def test_programs_that_are_not_installed(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from examples.demo.postgres_server import PostgresServer, unpack
 from stepvault.engines.postgres import engine
 from stepvault.errors import OutOfTime, SourceDenied, SourceUnsupported, TargetMissing
 from tests.engines.driver import _do, back_up, restore_job, run_restore
@@ -101,3 +101,19 @@ def test_a_user_who_may_not_create_is_denied(pg18: PostgresServer, tmp_path: Pat
     job = restore_job(results, vault, source(name), connection=where)
     with pytest.raises(SourceDenied, match="cannot create database never-made"):
         engine.plan_restore(job)
+
+
+def test_a_comparison_whose_readers_cannot_start_is_no_equality(
+    pg18: PostgresServer, odd18: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [result] = back_up(
+        engine, source(odd18), tmp_path / "vault", connection=address(pg18, odd18), connections=2
+    )
+    job = restore_job(result, tmp_path / "vault", source(odd18), connection=address(pg18, odd18))
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "pg_dump").symlink_to(unpack("18") / "bin" / "pg_dump")
+    (programs / "psql").symlink_to(unpack("15") / "bin" / "psql")
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(SourceUnsupported, match="psql is of PostgreSQL 15"):
+        engine.differences(job)

@@ -7,37 +7,46 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 
 from stepvault.engines.base import Connection
 from stepvault.engines.postgres.failures import from_program
 from stepvault.errors import OutOfTime, SourceUnsupported
 
+#: The oldest whose programs read and write our archives (zstd; --filter of pg_dump).
+OLDEST = 17
+_FIX = (
+    f"Put PostgreSQL {OLDEST} or later first on PATH: its own packages, or the bin folder of the "
+    "postgres_client layer (make layers; build/layers/postgres_client-<arch>/bin)"
+)
+
 
 def find(program: str) -> str:
     """The path of one of PostgreSQL's programs.
 
     Raises:
-        SourceUnsupported: it is not on PATH.
+        SourceUnsupported: it is not on PATH, or too old.
     """
     path = shutil.which(program)
     if path is None:
-        raise SourceUnsupported(
-            f"the program {program} is not on PATH",
-            "Attach the postgres_client layer, or put build/layers/postgres_client-<arch>/bin on "
-            "PATH",
-        )
+        raise SourceUnsupported(f"the program {program} is not on PATH", _FIX)
+    if (version := _version(path)) < OLDEST:
+        raise SourceUnsupported(f"{path} is of PostgreSQL {version}, which is too old", _FIX)
     return path
 
 
 def client_version() -> int:
     """Major version of the pg_dump on PATH."""
-    said = subprocess.run(
-        [find("pg_dump"), "--version"], capture_output=True, text=True, check=False
-    ).stdout
+    return _version(find("pg_dump"))
+
+
+@cache
+def _version(path: str) -> int:
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     found = re.search(r"(\d+)(\.\d+)?", said)
     if found is None:
-        raise SourceUnsupported(f"pg_dump --version says {said.strip()!r}, not a version")
+        raise SourceUnsupported(f"{path} --version says {said.strip()!r}, not a version", _FIX)
     return int(found[1])
 
 

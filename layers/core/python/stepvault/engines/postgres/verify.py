@@ -9,6 +9,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -90,23 +91,24 @@ def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapp
     encoding = session.text(_value(opened, "SHOW server_encoding"))
     script = session.script(opened.info.server_version, encoding)
 
-    def work() -> None:
-        reader = Reader(
-            children, target.address(job), job.scratch, script, database=target.name_of(job)
-        )
-        try:
-            while not errors:
+    def read(reader: Reader) -> None:
+        while not errors:
+            try:
                 table = pending.get_nowait()
-                content = Content()
-                for _ in reader.copy(_all_of(table, sizes[table.oid]), table.label, content):
-                    pass
-                seen[table.label] = content
-        except Empty:
-            pass
-        except BaseException as error:
+            except Empty:
+                return
+            content = Content()
+            for _ in reader.copy(_all_of(table, sizes[table.oid]), table.label, content):
+                pass
+            seen[table.label] = content
+
+    def work() -> None:
+        where, database = target.address(job), target.name_of(job)
+        try:
+            with closing(Reader(children, where, job.scratch, script, database)) as reader:
+                read(reader)
+        except BaseException as error:  # raised again below
             errors.append(error)
-        finally:
-            reader.close()
 
     threads = [threading.Thread(target=work) for _ in range(max(1, job.connections))]
     for thread in threads:
