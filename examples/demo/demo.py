@@ -78,6 +78,9 @@ def stepvault(*arguments: str) -> None:
 
 
 def main() -> None:
+    # However it is told to stop, it cleans up.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     began = time.perf_counter()
     with ExitStack() as stack:
         place = Path(tempfile.mkdtemp(prefix="stepvault-demo-"))
