@@ -119,14 +119,9 @@ def prepare(stack: ExitStack, place: Path) -> str:
 
 def keep_secret(server: PostgresServer) -> None:
     """The database's address and password, where a person would have put them."""
-    secret = {
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "dbname": "shop",
-    }
-    boto3.client("secretsmanager").create_secret(Name="demo/shop", SecretString=json.dumps(secret))
+    boto3.client("secretsmanager").create_secret(
+        Name="demo/shop", SecretString=json.dumps(server.secret("shop"))
+    )
 
 
 def back_up(url: str, place: Path) -> None:

@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import signal
-import socket
 import ssl
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from examples.demo.postgres_server import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 VENV = ROOT / "build" / "emulator-venv"
@@ -184,12 +185,6 @@ def prepare() -> None:
     _run([uv, "venv", "--quiet", "--clear", "--python", sys.executable, VENV])
     _run([uv, "pip", "install", "--quiet", "--require-hashes", "--python", VENV, "-r", LOCK])
     ready.write_text(wanted)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _emulator_environment(port: int, scratch: str, auth: bool) -> dict[str, str]:

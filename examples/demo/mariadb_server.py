@@ -18,7 +18,7 @@ from types import TracebackType
 
 import pymysql
 
-from examples.demo.postgres_server import roomy_memory
+from examples.demo.postgres_server import free_port, roomy_memory
 
 PASSWORD = "stepvault-demo"
 _PROGRAMS = "mariadbd", "mariadb-install-db"
@@ -64,7 +64,7 @@ class MariaDb:
                     f"{program} not found: apt-get install --no-install-recommends mariadb-server"
                 )
         self.options = list(options)
-        self.port = _free_port()
+        self.port = free_port()
         self._given = folder
         self._first: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -196,9 +196,3 @@ def _user() -> list[str]:
 
 def _path() -> str:
     return f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -229,6 +229,16 @@ class PostgresServer:
             f"/{quote(database, safe='')}"
         )
 
+    def secret(self, database: str) -> dict[str, str | int]:
+        """Address and password in the shape that RDS keeps them in Secrets Manager."""
+        return {
+            "host": self.host,
+            "port": self.port,
+            "username": self.user,
+            "password": self.password,
+            "dbname": database,
+        }
+
     def environment(self, database: str = "postgres") -> dict[str, str]:
         """Variables with which PostgreSQL's programs reach a database of this server."""
         return os.environ | {

@@ -94,6 +94,20 @@ def test_a_run_id_that_is_none_is_refused(vault):
         plan.plan(CONFIG, vault, request(run_id="yesterday"))
 
 
+@pytest.mark.parametrize(("own", "planned"), [(None, 7), (2, 2)])
+def test_a_database_that_names_no_connections_gets_those_of_the_limits(
+    vault, engines, own, planned
+):
+    source = {"name": "shop", "engine": "postgres", "connection": {"secret": "prod/shop"}}
+    config = Config.model_validate(
+        {"sources": [source | ({"connections": own} if own else {})], "limits": {"connections": 7}}
+    )
+    engines["postgres"] = ScriptedEngine([])
+    state = plan.plan(config, vault, request())
+    (unit,) = units_of(vault, state, "databases")
+    assert unit.source.connections == planned
+
+
 def test_a_source_that_cannot_be_planned_stops_no_sibling(vault, engines):
     def missing(job):
         raise SourceMissing("/data/docs does not exist")

@@ -174,13 +174,7 @@ def _mute_listener() -> socket.socket:
 
 
 def _make_secrets(server: PostgresServer, mute_port: int) -> None:
-    good = {
-        "host": server.host,
-        "port": server.port,
-        "username": server.user,
-        "password": server.password,
-        "dbname": "shop",
-    }
+    good = server.secret("shop")
     secrets = boto3.client("secretsmanager")
     for name, changed in {
         "shop": {},

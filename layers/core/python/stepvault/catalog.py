@@ -3,6 +3,7 @@
 Beside ``multipart`` (which writes data) this is the only room that speaks S3 to the vault.
 """
 
+import base64
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -353,8 +354,6 @@ def config_digest(config: object) -> str:
 
 
 def _base64_sha256(body: bytes) -> str:
-    import base64
-
     return base64.b64encode(hashlib.sha256(body).digest()).decode()
 
 

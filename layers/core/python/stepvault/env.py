@@ -60,8 +60,3 @@ FUNCTIONS: dict[str, type[FunctionEnv]] = {
 def memory_limit() -> int:
     """Bytes of memory the platform allows this function; 0 where there is no limit to know."""
     return int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")) << 20
-
-
-def processors() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0))

@@ -12,6 +12,7 @@ from stepvault.engines.base import WHOLE, PlanJob, Previous, UnitDraft
 from stepvault.errors import ConfigInvalid, Permanent
 from stepvault.models import (
     Config,
+    DatabaseSettings,
     Execution,
     FilesSource,
     Kind,
@@ -109,7 +110,15 @@ def _chosen(config: Config, names: Sequence[str]) -> list[Source]:
         near = get_close_matches(unknown[0], known, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}"
         raise ConfigInvalid(f"No source named {unknown[0]!r} is configured", hint)
-    return [known[name] for name in names] if names else list(config.sources)
+    chosen = [known[name] for name in names] if names else config.sources
+    return [_complete(config, source) for source in chosen]
+
+
+def _complete(config: Config, source: Source) -> Source:
+    """The source with what it leaves to the common limits: a unit carries all it needs."""
+    if isinstance(source, DatabaseSettings) and source.connections is None:
+        return source.model_copy(update={"connections": config.limits.connections})
+    return source
 
 
 def _plan_source(config: Config, vault: Vault, run: str, source: Source) -> list[Unit]:

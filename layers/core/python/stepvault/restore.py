@@ -140,8 +140,8 @@ def restore_here(
     Args:
         progress: told of raw bytes as they are put in place, by name of the object.
     """
-    target = _target(config, request)
     manifest = find_manifest(vault, request.source, request.run_id)
+    target = _target(config, request)
     engine = engines.find(manifest.engine)
     with _job(vault, manifest, target, request.options, progress=progress) as job:
         tasks = engine.plan_restore(job)
