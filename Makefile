@@ -24,7 +24,7 @@ $(UV): infra/uv.txt
 GROUPS := layers/deps/requirements.txt cli/requirements.txt infra/requirements.txt tests/requirements.txt layers/postgres_client/requirements.txt
 .venv/.ready: $(UV) $(GROUPS)
 	@$(UV) venv --quiet --clear --python $$($(FIND_PYTHON)) .venv
-	@$(INSTALL) --python .venv $(addprefix -r ,$(GROUPS))
+	@$(INSTALL) --compile-bytecode --python .venv $(addprefix -r ,$(GROUPS))
 	@printf '%s\n' '$(CURDIR)/layers/core/python' '$(CURDIR)/cli' > $$(.venv/bin/python -c 'import site; print(site.getsitepackages()[0])')/stepvault.pth
 	@printf '#!%s\nfrom stepvault_cli.main import main\nmain()\n' '$(CURDIR)/$(PY)' > .venv/bin/stepvault; chmod +x .venv/bin/stepvault
 	@touch $@
@@ -77,7 +77,7 @@ test: .venv/.ready system check  ## Everything: checks, then all tests on real s
 
 bench: SYSTEM += restic:restic
 bench: .venv/.ready system  ## Compare with other tools; see bench/README.md
-	@$(INSTALL) --python .venv -r bench/requirements.txt
+	@$(INSTALL) --compile-bytecode --python .venv -r bench/requirements.txt
 	@for bench in postgres mysql sqlite files memory; do $(PY) -m bench.$$bench; done
 
 clean:  ## Remove everything that was built

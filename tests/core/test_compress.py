@@ -1,11 +1,14 @@
+import hashlib
+import random
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stepvault.compress import Compressor, Plain, decompress
+from stepvault.compress import FRAME, Compressor, Plain, decompress
 from stepvault.engines.base import END_FRAME
 
 
@@ -56,3 +59,55 @@ def test_any_kind_of_buffer_is_taken(kind):
 def test_plain_streams_pass_unchanged():
     plain = Plain()
     assert [plain.feed(b"as is"), plain.feed(END_FRAME), plain.finish()] == [b"as is", b"", b""]
+
+
+@pytest.fixture
+def helpers():
+    with ThreadPoolExecutor(3) as pool:
+        yield pool
+
+
+def test_helpers_make_the_same_frames_in_the_same_order(helpers):
+    rng = random.Random(1)
+    chunks = []
+    for _ in range(60):
+        chunks.append(rng.randbytes(rng.randrange(1 << 10)) * rng.randrange(1, 900))
+        if rng.random() < 0.2:
+            chunks.append(END_FRAME)
+    alone, one = packed(chunks)
+    beside = Compressor(3, helpers, ahead=2)
+    stored = b"".join([*map(beside.feed, chunks), beside.finish()])
+    assert stored == alone
+    assert beside.frames == one.frames
+    assert len(one.frames) > 3
+
+
+def test_a_buffer_may_be_used_again_at_once(helpers):
+    block = bytearray(1 << 20)
+    compressor, raw, stored = Compressor(1, helpers, ahead=2), hashlib.sha256(), b""
+    for number in range(20):
+        block[:] = bytes([number]) * len(block)
+        raw.update(block)
+        stored += compressor.feed(block)
+    stored += compressor.finish()
+    assert hashlib.sha256(b"".join(decompress([stored]))).digest() == raw.digest()
+
+
+def test_no_frame_holds_more_than_its_limit_and_a_stretch_may_be_many():
+    stored, compressor = packed([bytes(FRAME + 5), END_FRAME, b"next"])
+    sizes = []
+    at = 0
+    while at < len(stored):
+        sizes.append(zstandard.get_frame_parameters(stored[at : at + 18]).content_size)
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        frame.decompress(stored[at:])
+        at = len(stored) - len(frame.unused_data)
+    assert sizes == [FRAME, 5, 4]
+    assert [raw for raw, _ in compressor.frames] == [0, FRAME + 5]
+
+
+def test_an_error_in_a_helper_comes_out(helpers):
+    compressor = Compressor(1, helpers, ahead=1)
+    helpers.shutdown()
+    with pytest.raises(RuntimeError):
+        compressor.feed(bytes(2 * FRAME))

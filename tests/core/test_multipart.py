@@ -31,7 +31,7 @@ def upload(vault):
 
 def test_ten_thousand_parts_hold_five_tebibytes_within_the_limits_of_s3():
     sizes = [part_size(number) for number in range(1, MAX_PARTS + 1)]
-    assert sizes[0] == 8 * MIB
+    assert sizes[0] == 6 * MIB
     assert sum(sizes) >= 5 * TIB
     assert min(sizes) >= 5 * MIB
     assert max(sizes) <= 5 << 30
@@ -39,8 +39,8 @@ def test_ten_thousand_parts_hold_five_tebibytes_within_the_limits_of_s3():
 
 
 def test_parts_stay_small_until_a_stream_is_really_large():
-    assert all(part_size(n) == 8 * MIB for n in range(1, 1001))
-    assert part_size(1001) == 16 * MIB
+    assert all(part_size(n) == 6 * MIB for n in range(1, 1001))
+    assert part_size(1001) == 12 * MIB
 
 
 def test_a_short_stream_is_one_put(vault, upload):

@@ -236,7 +236,7 @@ def test_without_a_listing_the_whole_tree_is_stored(tmp_path: Path) -> None:
     root, vault, target = tmp_path / "tree", tmp_path / "vault", tmp_path / "to"
     trees.nasty(root)
     result = backup_to_folder(engine, Job(source=trees.source(root), connections=3), vault)
-    assert {o.name for o in result.objects} == {f"{WHOLE}-1.tar.zst", f"{WHOLE}.index.tsv.zst"}
+    assert {o.name for o in result.objects} == {f"{WHOLE}.tar.zst", f"{WHOLE}.index.tsv.zst"}
     job = restore_job(result, vault, trees.source(root), path=target)
     run_restore(engine, job)
     assert trees.rsync_difference(root, target) == ""

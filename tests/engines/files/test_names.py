@@ -49,7 +49,7 @@ def test_any_name_comes_back(
         run_restore(engine, job)
         assert trees.rsync_difference(root, work / "to") == ""
         assert engine.differences(job) == []
-        trees.unpack_with_tar([work / "0000-1.tar.zst"], work / "tar")
+        trees.unpack_with_tar([work / "0000.tar.zst"], work / "tar")
         assert trees.rsync_difference(root, work / "tar") == ""
     finally:
         shutil.rmtree(work)

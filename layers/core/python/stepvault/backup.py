@@ -10,6 +10,7 @@ upload has been aborted and a failure record says why.
 """
 
 import hashlib
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -147,13 +148,21 @@ class _Path:
         """Every stream of the snapshot, in parallel, then the closing ones in order."""
         parallel = max(1, snapshot.parallel)
         inflight = self._inflight if parallel == 1 else 1
+        cores = os.process_cpu_count() or 1
+        helpers = cores if parallel == 1 and cores > 1 else 0
         with (
             ThreadPoolExecutor(parallel * inflight, thread_name_prefix="upload") as uploads,
+            ThreadPoolExecutor(cores, thread_name_prefix="compress") as compressors,
             self._deadline.watch(snapshot.cancel),
         ):
 
             def store(stream: Stream) -> Stored:
-                return self._store(stream, uploads, inflight)
+                encoder: Compressor | Plain = Plain()
+                if stream.encoding == "zstd":
+                    level = self._unit.source.compression_level
+                    # Several streams keep the cores busy on their own.
+                    encoder = Compressor(level, compressors if helpers else None, helpers)
+                return self._store(stream, encoder, uploads, inflight)
 
             stored = self._in_parallel(snapshot, store, parallel)
             for stream in snapshot.closing(stored):
@@ -187,11 +196,15 @@ class _Path:
             raise self._failed
         return stored
 
-    def _store(self, stream: Stream, uploads: ThreadPoolExecutor, inflight: int) -> Stored:
+    def _store(
+        self,
+        stream: Stream,
+        encoder: Compressor | Plain,
+        uploads: ThreadPoolExecutor,
+        inflight: int,
+    ) -> Stored:
         """One stream, pulled through the chain: read, compress, upload."""
         meter, began, raw = self._meter, perf_counter(), hashlib.sha256()
-        level = self._unit.source.compression_level
-        encoder = Compressor(level) if stream.encoding == "zstd" else Plain()
         key = keys.data(self._unit.source.name, self._unit.run_id, stream.name)
         bucket = self._vault.bucket
         size = 0

@@ -92,8 +92,8 @@ class SourceSettings(Settings):
     """Unique; becomes a folder in the vault and a metric dimension."""
     optional: bool = False
     """A source that is not there is skipped with a warning instead of failing the run."""
-    compression_level: int = Field(3, ge=1, le=19)
-    """zstd level."""
+    compression_level: int = Field(2, ge=1, le=19)
+    """zstd level; 2, and 1 for server databases, as small as level 3 of the zstd command."""
     retention: Retention | None = None
     """Overrides the common retention for this source."""
 
@@ -101,6 +101,8 @@ class SourceSettings(Settings):
 class DatabaseSettings(SourceSettings):
     """What the server databases share."""
 
+    compression_level: int = Field(1, ge=1, le=19)
+    """zstd level."""
     connection: ConnectionSettings
     connections: int | None = Field(None, ge=1, le=32)
     """Parallel connections; limits.connections when left out."""

@@ -23,15 +23,15 @@ from stepvault.profiling import StageMeter
 MIB = 1 << 20
 #: S3: at most 10,000 parts; 5 MiB to 5 GiB each (docs: "Amazon S3 multipart upload limits").
 MAX_PARTS = 10_000
-FIRST_PART = 8 * MIB
+FIRST_PART = 6 * MIB
 _DOUBLE_EVERY = 1_000
 
 
 def part_size(number: int) -> int:
-    """Bytes of part ``number`` (from 1): 8 MiB, doubled every thousand parts.
+    """Bytes of part ``number`` (from 1): 6 MiB, doubled every thousand parts.
 
-    The first 8 GB stay at 8 MiB, so memory stays small where nearly all streams end; the
-    10,000th part is 4 GiB and all together hold 7.99 TiB, beyond S3's 5 TiB for one upload.
+    The first 6 GB stay at 6 MiB, so memory stays small where nearly all streams end; the
+    10,000th part is 3 GiB and all together hold 5.85 TiB, beyond S3's 5 TiB for one upload.
     """
     return FIRST_PART << ((number - 1) // _DOUBLE_EVERY)
 

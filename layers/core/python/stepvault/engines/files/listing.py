@@ -27,8 +27,6 @@ class Head:
     """What holds for the whole unit."""
 
     unit: str
-    streams: int = 1
-    """Packs that may be written at a time."""
     carried: bool = False
     """Index lines follow instead of paths."""
     packs: dict[str, dict[str, Any]] = field(default_factory=dict)

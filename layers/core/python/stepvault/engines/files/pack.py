@@ -1,16 +1,14 @@
 """Packs: what becomes of one unit's paths. Any kind of source delivers ``Member``s.
 
 Frames end between members, every ``FRAME`` bytes or so, so that one file can be read back
-without the rest of its pack.
+without the rest of its pack. A member larger than that has frames of its own.
 """
 
 import hashlib
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Literal, Protocol
 
 from stepvault.engines.base import END_FRAME, Buffer, Counts, EndFrame, Stored, Stream
@@ -22,20 +20,20 @@ from stepvault.engines.files.tree import show
 from stepvault.errors import OutOfTime
 from stepvault.models import StoredObject
 
-#: Raw bytes after which a frame ends. What that adds to the stored bytes, against one frame per
-#: pack at zstd level 3:
+#: Raw bytes of a frame, the path's own size (decision 0003). What that adds to the stored bytes,
+#: against one stream per pack at the same level, with a window over the whole frame:
 #:
-#:                     1 MiB   2 MiB   4 MiB   8 MiB
-#:     /usr/include     50 %    24 %    12 %     7 %
-#:     /usr/share/doc   12 %    10 %     6 %     2 %
-#:     generated text    1 %     0 %     0 %     0 %
+#:                       2 MiB   4 MiB   8 MiB
+#:     /usr/include       25 %    11 %     4 %
+#:     /usr/share/doc      0 %    -3 %    -8 %
+#:     Python packages     0 %     0 %     0 %
 #:
-#: Reading one file back unpacks half a frame on average: at 8 MiB some 5 ms.
-FRAME = 8 << 20
+#: Reading one file back unpacks half a frame on average: some 3 ms.
+FRAME = 4 << 20
+#: Room in a frame for a member's headers and padding.
+_HEADERS = 64 << 10
 #: Raw bytes handed on at a time.
 _FLUSH = 512 << 10
-#: Records a pack takes from the unit's listing at a time.
-_TAKEN = 64
 
 
 @dataclass(slots=True)
@@ -77,44 +75,6 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-class Dispatcher:
-    """Deals one listing's records out to several packs, a handful at a time."""
-
-    def __init__(self, records: Iterator[bytes]) -> None:
-        self._records = records
-        self._lock = threading.Lock()
-        self._linked: deque[bytes] = deque()
-        self._next: list[bytes] = []
-
-    def records(self, pack: int) -> Iterator[bytes]:
-        """What that pack (counted from 1) is to store, until nothing is left."""
-        while taken := self._take(first=pack == 1):
-            yield from taken
-
-    def more(self) -> bool:
-        """Whether there is anything left to take."""
-        with self._lock:
-            if not self._next:
-                self._next = list(islice(self._records, _TAKEN))
-            return bool(self._next)
-
-    def _take(self, *, first: bool) -> list[bytes]:
-        """The next records. Names of one inode all go to the first pack, which links them."""
-        with self._lock:
-            if first and self._linked:
-                taken = list(self._linked)
-                self._linked.clear()
-                return taken
-            while True:
-                found = self._next or list(islice(self._records, _TAKEN))
-                self._next = []
-                if first or not found:
-                    return found
-                self._linked.extend(r for r in found if r[:1] == listing.LINKED)
-                if taken := [r for r in found if r[:1] != listing.LINKED]:
-                    return taken
-
-
 class Pack:
     """One ``.tar.zst``."""
 
@@ -145,14 +105,14 @@ class Pack:
         try:
             for member in reader.members(self._records):
                 self._check()
+                if self._frame and self._frame + member.size > FRAME - _HEADERS:
+                    yield self._flush()
+                    yield self._end_frame()
                 if isinstance(member.content, bytes):
                     self._add(member, member.content)
                 else:
                     yield from self._stream(member, member.content)
-                if self._frame >= FRAME:
-                    yield self._flush()
-                    yield self._end_frame()
-                elif len(self._held) >= _FLUSH:
+                if len(self._held) >= _FLUSH:
                     yield self._flush()
             self._held += tar.END
             yield self._flush()
@@ -174,10 +134,7 @@ class Pack:
         self._grow(len(head) + len(content) + len(padding))
 
     def _stream(self, member: Member, content: Iterator[Buffer]) -> Generator[Buffer | EndFrame]:
-        """A member read bit by bit; a large one begins a frame, so that it can be left unread."""
-        if self._frame and member.size > FRAME // 4:
-            yield self._flush()
-            yield self._end_frame()
+        """A member read bit by bit."""
         head = _header(member)
         draft_at = self._raw
         self._held += head
@@ -269,7 +226,10 @@ def _header(member: Member) -> bytes:
 
 
 class PackedUnit:
-    """The snapshot of a unit whose paths become packs."""
+    """The snapshot of a unit whose paths become a pack."""
+
+    parallel = 1
+    """One reader: where there are more cores, the path compresses beside it."""
 
     def __init__(
         self,
@@ -278,42 +238,27 @@ class PackedUnit:
         reader: Callable[[], Reader],
         notes: Notes,
         *,
-        connections: int,
         facts: dict[str, Any],
     ) -> None:
-        self.parallel = max(1, min(connections, head.streams))
         self.facts = facts
         self.warnings = list(head.warnings)
         self.references: Sequence[StoredObject] = ()
         self._unit = head.unit
-        self._dispatcher = Dispatcher(records)
-        self._reader = reader
         self._notes = notes
         self._stop = threading.Event()
-        self._packs: list[Pack] = []
+        self._pack = Pack(f"{self._unit}.tar.zst", reader, records, self._stop)
 
     def streams(self) -> Iterator[Stream]:
-        """A first pack, and more as long as paths are left."""
-        for number in range(1, self.parallel + 1):
-            if number > 1 and not self._dispatcher.more():
-                return
-            name = f"{self._unit}-{number}.tar.zst"
-            records = self._dispatcher.records(number)
-            pack = Pack(name, self._reader, records, self._stop)
-            self._packs.append(pack)
-            yield pack
+        """The pack."""
+        yield self._pack
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
         """The index."""
         self.warnings += self._notes.lines()
-        objects = {s.object.name: s for s in stored}
-        packs: dict[int, dict[str, Any]] = {}
-        lines = []
-        for number, pack in enumerate(self._packs, 1):
-            made = objects[pack.name]
-            packs[number] = {"name": pack.name, "live": made.object.raw_bytes}
-            lines.append(index.finished(pack.drafts, index.Places(made), number))
-        yield index.Index(self._unit + index.SUFFIX, index.head(packs), index.merged(lines))
+        (made,) = stored
+        packs = {1: {"name": self._pack.name, "live": made.object.raw_bytes}}
+        lines = index.finished(self._pack.drafts, index.Places(made), 1)
+        yield index.Index(self._unit + index.SUFFIX, index.head(packs), lines)
 
     def cancel(self) -> None:
         self._stop.set()

@@ -28,8 +28,6 @@ from stepvault.models import FilesSource
 SPLIT_ABOVE = 100 * 10**9
 SPLIT_INTO = 32 << 30
 
-#: Packs written at a time in a unit: a function of two cores gains from two.
-STREAMS = 2
 #: A source of fewer bytes is one unit with one pack, directories included.
 _ONE_PACK = 64 << 20
 
@@ -194,7 +192,7 @@ class _LaidAside:
             yield from self._one_pack(batches)
         else:
             for number, batch in enumerate(batches, 1):
-                head = listing.Head(unit=f"{number:04d}", streams=STREAMS)
+                head = listing.Head(unit=f"{number:04d}")
                 yield head, self._records(batch), batch.bytes, batch.files
             if self._directories.count:
                 head = listing.Head(unit=DIRECTORIES)

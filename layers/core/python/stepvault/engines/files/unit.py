@@ -48,7 +48,6 @@ def _of_directory(
         listing.records(chunks) if head else plan.whole(source, tree, notes),
         lambda: DirectoryReader(source, notes),
         notes,
-        connections=job.connections,
         facts={"path": source.path},
     )
 
@@ -65,6 +64,5 @@ def _of_bucket(job: Job, head: listing.Head | None, chunks: Iterator[bytes]) -> 
         listing.records(chunks) if head else everything,
         lambda: BucketReader(source, buckets, notes),
         notes,
-        connections=job.connections,
         facts={"path": source.path},
     )

@@ -11,12 +11,12 @@ order, on any server, so those of a table's chunks add up to the table's.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from operator import mul
-from zlib import crc32
+
+import xxhash
 
 from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
-from stepvault.engines.mysql.wire import RECEIVE, answer
+from stepvault.engines.mysql.wire import RECEIVE, ROW_END, answer
 from stepvault.errors import SourceUnsupported
 
 #: Rows whose BLOB and TEXT values sum up to more bytes come raw.
@@ -46,33 +46,31 @@ _UTF8 = {"utf8", "utf8mb3", "utf8mb4"}
 _CONVERTIBLE = {"ascii", "latin1", "ucs2", "utf16", "utf16le", "utf32"}
 
 
+_MASK = (1 << 64) - 1
+
+
 @dataclass
 class Sums:
-    """Count, sum and sum of squares of the rows' CRC-32: a content proof that knows no order.
-
-    The squares see what the sum alone would not, such as two rows that swapped a value.
-    """
+    """Count of the rows and sum of their xxh3 hashes, modulo 2**64: a content proof that knows
+    no order."""
 
     rows: int = 0
-    first: int = 0
-    second: int = 0
+    digest: int = 0
 
     def add(self, lines: Sequence[bytes]) -> None:
-        codes = list(map(crc32, lines))
-        self.rows += len(codes)
-        self.first += sum(codes)
-        self.second += sum(map(mul, codes, codes))
+        self.rows += len(lines)
+        self.digest = (self.digest + sum(map(xxhash.xxh3_64_intdigest, lines))) & _MASK
 
     def plus(self, other: "Sums") -> "Sums":
-        return Sums(self.rows + other.rows, self.first + other.first, self.second + other.second)
+        return Sums(self.rows + other.rows, (self.digest + other.digest) & _MASK)
 
     def text(self) -> str:
-        return f"{self.first:x}-{self.second:x}"
+        """16 hexadecimal digits."""
+        return f"{self.digest:016x}"
 
     @classmethod
     def parse(cls, rows: int, text: str) -> "Sums":
-        first, second = text.split("-")
-        return cls(rows, int(first, 16), int(second, 16))
+        return cls(rows, int(text, 16))
 
 
 def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterator[bytes]:
@@ -161,10 +159,11 @@ class _Plan:
         if parts:
             fields.append(f"CONCAT({','.join(parts)})")
             self.pieces.append(None)
-        self.select = f"CONCAT({','.join(whole)})"
         if not large:
             self.pieces = []
+            self.select = f"CONCAT({','.join(whole)},x'{ROW_END.hex()}')"
             return
+        self.select = f"CONCAT({','.join(whole)})"
         sizes = "+".join(f"IFNULL(LENGTH({quote(c.name)}),0)" for c in large)
         small = f"{sizes}<={_RAW_ABOVE}"
         pieces = ",".join(f"IF({small},NULL,{f})" for f in fields)
@@ -179,8 +178,9 @@ class _Plan:
         if self.pieces:
             row = self._row
             return [p[1 : 1 + p[0]] if p[0] < 251 else row(p) for p in packets]
+        end = -len(ROW_END)
         try:
-            return [p[1:] if p[0] < 251 else p[_SKIP[p[0]] :] for p in packets]
+            return [p[1:end] if p[0] < _NULL else p[_SKIP[p[0]] : end] for p in packets]
         except KeyError:
             raise self._too_large() from None
 
