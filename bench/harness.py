@@ -203,6 +203,8 @@ class Run:
     """Resident memory of all its processes at the highest moment, MB."""
     largest_mb: float = 0.0
     """Resident memory of the largest single process: what a function would need, MB."""
+    busy: float = 0.0
+    """Cores of the machine that were busy, on average, servers and all."""
     stored_bytes: int = 0
 
 
@@ -216,7 +218,7 @@ def measure(command: Sequence[str | Path], environment: Mapping[str, str] | None
         RuntimeError: the command failed; with the end of what it said.
     """
     with tempfile.TemporaryFile() as said:
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), _busy_seconds()
         process = subprocess.Popen(
             [str(word) for word in command],
             # As installed: with Python's compiled modules, which the first round writes.
@@ -230,13 +232,20 @@ def measure(command: Sequence[str | Path], environment: Mapping[str, str] | None
         with sampler:
             _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - started
+        busy = (_busy_seconds() - busy) / wall
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             said.seek(0)
             words = said.read().decode(errors="replace")[-2_000:]
             raise RuntimeError(f"{command} failed with {process.returncode}:\n{words}")
     cpu = usage.ru_utime + usage.ru_stime
-    return Run(wall, cpu, sampler.peak / 1e6, sampler.largest / 1e6)
+    return Run(wall, cpu, sampler.peak / 1e6, sampler.largest / 1e6, busy)
+
+
+def _busy_seconds() -> float:
+    """CPU seconds that the machine has spent since it started (proc(5): idle and iowait left out)."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+    return (sum(ticks[:8]) - ticks[3] - ticks[4]) / _TICKS
 
 
 class _Sampler:
@@ -369,6 +378,7 @@ class Contest:
                     "cpu_ratio": round(self.ratio(c, "cpu"), 3),
                     "wall": round(c.median("wall"), 3),
                     "cpu": round(c.median("cpu"), 3),
+                    "busy_cores": round(c.median("busy"), 2),
                     "peak_mb": round(max(run.peak_mb for run in c.runs), 1),
                     "largest_process_mb": round(max(run.largest_mb for run in c.runs), 1),
                     "runs": [
@@ -390,16 +400,16 @@ class Contest:
         lines = [
             f"{self.what}",
             "",
-            "| contender | wall s | CPU s | peak MB (largest process) | stored MB "
+            "| contender | wall s | CPU s | cores busy | peak MB (largest process) | stored MB "
             "| our wall / its | our CPU / its |",
-            "|---|---|---|---|---|---|---|",
+            "|---|---|---|---|---|---|---|---|",
         ]
         for c in self.contenders:
             peak = max(run.peak_mb for run in c.runs)
             largest = max(run.largest_mb for run in c.runs)
             lines.append(
                 f"| {c.name.replace('|', '\\|')} | {c.median('wall'):.2f} | {c.median('cpu'):.2f} "
-                f"| {peak:.0f} ({largest:.0f}) | {c.median('stored_bytes') / 1e6:.1f} "
+                f"| {c.median('busy'):.2f} | {peak:.0f} ({largest:.0f}) | {c.median('stored_bytes') / 1e6:.1f} "
                 f"| {self.ratio(c, 'wall'):.2f} | {self.ratio(c, 'cpu'):.2f} |"
             )
         return "\n".join(lines) + "\n"

@@ -1,6 +1,6 @@
 """PostgreSQL: Stepvault against pg_dump with rclone, at equal connections; and the raw limits.
 
-``python -m bench.postgres [--runs 5] [--megabytes 1600] [--connections 3]``
+``python -m bench.postgres [--runs 5] [--megabytes 1000] [--connections 3]``
 
 Stepvault runs at its default level and at the peers' level 3; what each stored stands beside its
 time. The limits are what no tool on this machine gets below: COPY to nowhere, zstd alone, the
@@ -161,7 +161,7 @@ def one_table(store: ObjectStore) -> Contest:
 
 
 def main() -> None:
-    chosen = options(__doc__ or "", megabytes=1600, connections=3)
+    chosen = options(__doc__ or "", megabytes=1000, connections=3)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     subprocess.run(
         [sys.executable, ROOT / "layers/postgres_client/build.py", "--arch", ARCH, "--out", CLIENT],
