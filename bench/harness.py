@@ -519,7 +519,7 @@ def _back_up(job: dict[str, Any]) -> None:
     execution = Execution(name="bench", started=datetime.now(UTC))
     plan(config, vault, RunRequest(execution=execution, input=RunInput(run_id=run)))
     units = vault.units(run) or []
-    if job["parallel"] == 1:
+    if job["parallel"] == 1 or len(units) == 1:
         for unit in units:
             back_up(unit, vault)
     else:

@@ -174,10 +174,10 @@ class _LaidAside:
                 self._directories.add(entry_record(entry))
             elif entry.kind == FILE and entry.status.st_nlink > 1:
                 self._links.add(entry)
-            elif self._record is entry_record and stored_bytes(entry) > SPLIT_ABOVE:
+            elif (size := stored_bytes(entry)) > SPLIT_ABOVE and self._record is entry_record:
                 yield from _pieces(entry)
             else:
-                yield stored_bytes(entry), self._record(entry)
+                yield size, self._record(entry)
 
     def _lay(self, item: Item, records: list[bytes], *, linked: bool) -> None:
         self._items.append(_Laid(item, self._spool.put(b"".join(records)), linked))
