@@ -111,3 +111,11 @@ def test_an_error_in_a_helper_comes_out(helpers):
     helpers.shutdown()
     with pytest.raises(RuntimeError):
         compressor.feed(bytes(2 * FRAME))
+
+
+def test_what_was_compressed_ten_thousandfold_comes_out_in_small_pieces():
+    stored, _ = packed([bytes(16 << 20)] * 4)
+    assert len(stored) < 20_000
+    pieces = [len(piece) for piece in decompress([stored])]
+    assert max(pieces) <= 1 << 20
+    assert sum(pieces) == 64 << 20

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
+from typing import Any
 
 import zstandard
 
@@ -14,6 +15,8 @@ from stepvault.engines.base import Buffer, EndFrame
 #: spans the frame (decision 0003).
 FRAME = 4 << 20
 _WINDOW_LOG = 22
+#: Raw bytes that ``decompress`` yields at a time.
+_PIECE = 1 << 20
 
 
 class Compressor:
@@ -121,13 +124,32 @@ class Plain:
 
 
 def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The raw bytes of a zstd stream of any number of frames.
+    """The raw bytes of a zstd stream of any number of frames, a MiB at a time at most, however
+    well they were compressed.
 
     Raises:
         zstandard.ZstdError: the bytes are not zstd. A cut-off stream ends early without an
             error here: the caller compares hashes.
     """
-    frame = zstandard.ZstdDecompressor().decompressobj(read_across_frames=True)
-    for chunk in chunks:
-        if out := frame.decompress(chunk):
+    source: Any = _Source(chunks)  # read is all it is asked for
+    with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader:
+        while out := reader.read(_PIECE):
             yield out
+
+
+class _Source:
+    """What zstandard reads from."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._chunk = memoryview(b"")
+
+    def read(self, size: int) -> bytes:
+        """The next bytes, some of them; none at the end."""
+        while not self._chunk:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return b""
+            self._chunk = memoryview(chunk)
+        taken, self._chunk = self._chunk[:size], self._chunk[size:]
+        return bytes(taken)

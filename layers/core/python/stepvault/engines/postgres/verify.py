@@ -8,7 +8,7 @@ import hashlib
 import re
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 import psycopg
-import zstandard
 from psycopg import Connection as Session
 
+from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import failures, programs, selection, session, tables, target, toc
 from stepvault.engines.postgres.reader import Content, Reader, add_fingerprints
@@ -178,7 +178,8 @@ def _large_objects(job: RestoreJob, opened: Session) -> list[str]:
         if match is None:
             continue
         wanted = hashlib.sha256()
-        for block in _plain(job.read(stored), bool(match[2])):
+        stream = job.read(stored)
+        for block in decompress(stream) if match[2] else stream:
             wanted.update(block)
         seen, offset = hashlib.sha256(), 0
         try:
@@ -193,13 +194,6 @@ def _large_objects(job: RestoreJob, opened: Session) -> list[str]:
         if seen.digest() != wanted.digest():
             found.append(f"large object {match[1]} holds other bytes")
     return found
-
-
-def _plain(blocks: Iterator[bytes], compressed: bool) -> Iterator[bytes]:
-    """pg_dump's data file without its compression."""
-    unpack: Any = zstandard.ZstdDecompressor().decompressobj() if compressed else None
-    for block in blocks:
-        yield unpack.decompress(block) if unpack else block
 
 
 def _value(opened: Session, query: str) -> Any:
