@@ -34,6 +34,9 @@ from stepvault.models import DatabaseSettings, Failure, Profile, Receipt, Stored
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
 
+#: What the largest function has; more helpers than that would only take memory.
+_MOST_CORES = 6
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -148,7 +151,7 @@ class _Path:
         """Every stream of the snapshot, in parallel, then the closing ones in order."""
         parallel = max(1, snapshot.parallel)
         inflight = self._inflight if parallel == 1 else 1
-        cores = os.process_cpu_count() or 1
+        cores = min(os.process_cpu_count() or 1, _MOST_CORES)
         helpers = cores if parallel == 1 and cores > 1 else 0
         with (
             ThreadPoolExecutor(parallel * inflight, thread_name_prefix="upload") as uploads,
