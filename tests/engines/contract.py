@@ -113,9 +113,12 @@ class EngineContract:
         source, target = rig.filled(), rig.target()
         before = rig.content(source)
         results = self.back_up(rig, source, vault)
-        assert sum(o.raw_bytes for r in results for o in r.objects) > 0
-        job = restore_job(results, vault, source, **target)
+        stored = sum(o.raw_bytes for r in results for o in r.objects)
+        told = [0]
+        more = {**target, "progress": lambda _, size: told.append(size)}
+        job = restore_job(results, vault, source, **more)
         run_restore(rig.engine, job)
+        assert 0 < sum(told) <= stored
         assert rig.content(target) == before
         assert rig.content(source) == before
         assert rig.engine.differences(job) == []

@@ -94,3 +94,22 @@ def test_a_load_without_time_left_says_so_and_leaves_no_part_of_an_object(
     with pytest.raises(OutOfTime, match=r"many\.0000\d\.sql\.zst after 0 of"):
         run_restore(rig.engine, replace(job, remaining=lambda: 0.0))
     assert rows(rig, job) == 0
+
+
+def test_progress_adds_up_to_what_was_stored_however_many_statements(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    name = rig.new_database()
+    rig.server.sql(
+        "CREATE TABLE many (id INT PRIMARY KEY, t VARCHAR(100))",
+        "INSERT INTO many SELECT seq, REPEAT('x', 90) FROM seq_1_to_40000",
+        database=name,
+    )
+    source = rig.source(name)
+    results = back_up(rig.engine, source, tmp_path, **rig.job(source))
+    told: list[int] = []
+    more = {**rig.target(), "progress": lambda _, size: told.append(size)}
+    run_restore(rig.engine, restore_job(results, tmp_path, source, **more))
+    stored = sum(o.raw_bytes for r in results for o in r.objects)
+    assert len(told) > 4
+    assert 0.99 * stored < sum(told) <= stored

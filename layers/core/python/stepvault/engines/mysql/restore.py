@@ -177,7 +177,7 @@ def _run_all(
 ) -> int:
     limit = int(session.one("SELECT @@max_allowed_packet")[0])
     insert = f"INSERT INTO {quote(stored.facts['name'])} ".encode()
-    rows = done = 0
+    rows = 0
     shared = _shared(job, stored)
     for statement in _statements(chunks, stored.name):
         if not statement.startswith(insert):
@@ -198,8 +198,7 @@ def _run_all(
                 "Restore from a terminal or a container, or raise connections",
             )
         rows += session.run(statement, f"table {label}")
-        done += len(statement)
-        job.progress(stored.name, done)
+        job.progress(stored.name, len(statement))
     if rows != stored.rows:
         raise BackupTampered(f"{stored.name} gave {rows:,} rows instead of {stored.rows:,}")
     return rows
