@@ -6,6 +6,7 @@ import pytest
 
 from examples.demo.mariadb_server import MariaDb
 from tests.engines.mysql import data
+from tests.engines.mysql.test_contract import MariaDbRig
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +33,10 @@ def other() -> Iterator[MariaDb]:
     with MariaDb(["--max-allowed-packet=4M"]) as server:
         server.sql("SET GLOBAL log_bin_trust_function_creators=1")
         yield server
+
+
+@pytest.fixture
+def rig(server: MariaDb) -> Iterator[MariaDbRig]:
+    rig = MariaDbRig(server)
+    yield rig
+    server.sql("SELECT 1", *(f"DROP DATABASE {name}" for name in rig.made))

@@ -1,7 +1,6 @@
 """Rare objects and servers: what is not a plain table in a plain database."""
 
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,6 @@ from stepvault.errors import ConfigInvalid, SourceUnreachable
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig
-
-
-@pytest.fixture
-def rig(server: MariaDb) -> Iterator[MariaDbRig]:
-    rig = MariaDbRig(server)
-    yield rig
-    server.sql("SELECT 1", *(f"DROP DATABASE {name}" for name in rig.made))
 
 
 def there_and_back(rig: MariaDbRig, folder: Path, statements: list[str]) -> tuple[Result, str, str]:

@@ -1,24 +1,15 @@
 """Choosing what to back up and what to restore, and under which names."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
 from stepvault.errors import ConfigInvalid, SourceMissing, TargetMissing, TargetNotEmpty
 from stepvault.models import RestoreOptions
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig
-
-
-@pytest.fixture
-def rig(server: MariaDb) -> Iterator[MariaDbRig]:
-    rig = MariaDbRig(server)
-    yield rig
-    server.sql("SELECT 1", *(f"DROP DATABASE {name}" for name in rig.made))
 
 
 @pytest.fixture

@@ -8,19 +8,11 @@ from typing import Any
 
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
 from stepvault.engines.base import RestoreJob
 from stepvault.errors import OutOfTime
 from stepvault.models import StoredObject
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
-
-
-@pytest.fixture
-def rig(server: MariaDb) -> Iterator[MariaDbRig]:
-    rig = MariaDbRig(server)
-    yield rig
-    server.sql("SELECT 1", *(f"DROP DATABASE {name}" for name in rig.made))
 
 
 @pytest.fixture

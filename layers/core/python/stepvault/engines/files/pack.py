@@ -144,7 +144,7 @@ class Pack:
         with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
             for buffer in content:
                 self._check()
-                # Hashed while the path compresses it, and done before its memory is used again.
+                # Hashed while the path takes it in, and done before its memory is used again.
                 hashed = None if member.digest else beside.submit(plain.update, buffer)
                 read += len(buffer)
                 yield buffer

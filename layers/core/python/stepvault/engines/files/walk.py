@@ -93,8 +93,6 @@ class _Walk:
         self._follow = source.follow_symlinks
         self._exclude = Globs(source.exclude)
         self._include = Globs(source.include)
-        filtered = self._exclude or self._include or source.max_file_size is not None
-        self._plain = not (filtered or self._follow)
         self._levels: list[_Level] = []
 
     def entries(self) -> Iterator[Entry]:
@@ -133,14 +131,9 @@ class _Walk:
 
     def _children(self, parent: bytes, wanted: bool) -> Iterator[tuple[Entry, bool]]:
         """What a directory holds, in order, with whether ``include`` wants it."""
-        prefix = join(parent, b"")
         for names in batched(self._names(parent), _AHEAD, strict=False):
             for name, status in self._statuses(parent, names):
-                kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-                if kind and self._plain:
-                    yield Entry(prefix + name, kind, status), wanted
-                    continue
-                entry = self._entry(prefix + name, status)
+                entry = self._entry(join(parent, name), status)
                 if entry is None:
                     continue
                 is_directory = entry.kind == DIRECTORY
@@ -224,9 +217,9 @@ def _sorted_names(descriptor: int) -> Iterator[bytes]:
     """The names in a directory by their bytes; a huge one is sorted in runs on disk."""
     names: list[bytes] = []
     runs: list[Records] = []
-    with os.scandir(b"/proc/self/fd/%d" % descriptor) as entries:  # by path, names are bytes
+    with os.scandir(descriptor) as entries:
         for entry in entries:
-            names.append(entry.name)
+            names.append(os.fsencode(entry.name))
             if len(names) == _NAMES:
                 runs.append(Records(b"/"))
                 runs[-1].extend(name + b"/" for name in sorted(names))

@@ -17,12 +17,11 @@ RECEIVE = 256 * 1024
 #: What the server writes behind the text of a row that is a single field. A row's text holds no
 #: NUL, and no header reads so: the third byte of a length is small, and no text begins with DEL.
 ROW_END = b"\0\x7f\x7f\x7f"
-#: The end of a row, the next one's header and the length of its field.
-_BORDER = re.compile(rb"\0\x7f\x7f\x7f(?s:..[\x00-\x0f].(?:[\x00-\xfa]|\xfc..|\xfd...))")
+#: The header of such a row of less than a megabyte, and the length of its field.
+_HEADER = rb"(?s:..[\x00-\x0f].(?:[\x00-\xfa]|\xfc..|\xfd...))"
+_FIRST, _BORDER = re.compile(_HEADER), re.compile(ROW_END + _HEADER)
 _LONGEST_PACKET = 0xFFFFFF
-_NULL, _END, _ERROR = 0xFB, 0xFE, 0xFF
-#: Bytes of a field's length, by their first, where it is not the length itself.
-_FIELD_LENGTH = {0xFC: 3, 0xFD: 4}
+_END, _ERROR = 0xFE, 0xFF
 
 
 class Reading(Protocol):
@@ -111,19 +110,17 @@ class Wire:
 
     def texts(self) -> list[bytes]:
         """The whole rows of a single field that are here, none before anything else (NULL, the
-        end, a row without ``ROW_END``): then ``packets`` goes on.
+        end, a row of a megabyte): then ``packets`` goes on.
 
-        Cut at the ends of rows all at once, in a third of the time of going from header to header.
+        Cut at the ends of rows all at once, in two thirds of the time of going from header to header.
         """
         data = self._received(max(self._need, 5))
         self._rest, self._need = data, _packet(data)
-        first = data[4]
-        start = 5 if first < _NULL else 4 + _FIELD_LENGTH.get(first, len(data))
-        stop = data.rfind(ROW_END)
-        if stop < start:
+        first, stop = _FIRST.match(data), data.rfind(ROW_END)
+        if first is None or stop < first.end():
             return []
-        rows = _BORDER.split(data[start:stop])
-        if data.count(ROW_END, start) != len(rows):
+        rows = _BORDER.split(data[first.end() : stop])
+        if data.count(ROW_END, first.end()) != len(rows):
             return []
         self._rest = data[stop + len(ROW_END) :]
         self._need = _packet(self._rest)
