@@ -62,7 +62,9 @@ class Compressor:
         with memoryview(chunk) as whole:
             while taken := min(len(whole) - done, FRAME - self._filled):
                 end = self._filled + taken
-                self._buffer[self._filled : end] = whole[done : done + taken]
+                # Assigned to itself, a bytearray would copy the slice once more.
+                with memoryview(self._buffer) as buffer:
+                    buffer[self._filled : end] = whole[done : done + taken]
                 self._filled, done = end, done + taken
                 if end == FRAME:
                     ready += self._end_frame()
