@@ -36,6 +36,7 @@ class Settings(BaseModel):
         frozen=True,
         serialize_by_alias=True,
         use_attribute_docstrings=True,
+        defer_build=True,  # a function meets few of them: built at first use
     )
 
 
@@ -316,7 +317,7 @@ class Config(Settings):
 class Record(BaseModel):
     """Base of everything stored: read by tools older and newer than the writer."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 def parse[R: Record](model: type[R], event: Any) -> R:
