@@ -212,8 +212,8 @@ class _OpenFile:
         allocated = status.st_blocks * 512
         self.may_have_holes = status.st_size >= _SPARSE_FROM and allocated < status.st_size
 
-    def whole(self, memory: memoryview) -> bytes:
-        """All of a small file, exactly as long as its status says."""
+    def whole(self, memory: memoryview) -> bytes | memoryview:
+        """All of a small file, exactly as long as its status says, in that memory."""
         size = self.status.st_size
         if not size:
             return b""
@@ -231,7 +231,7 @@ class _OpenFile:
         self.check()
         if not cached:
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        return bytes(wanted)
+        return wanted
 
     def check(self) -> None:
         """Note when the file is not what it was when it was opened."""

@@ -7,7 +7,6 @@ without the rest of its pack. A member larger than that has frames of its own.
 import hashlib
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -32,8 +31,10 @@ from stepvault.models import StoredObject
 FRAME = 4 << 20
 #: Room in a frame for a member's headers and padding.
 _HEADERS = 64 << 10
-#: Raw bytes handed on at a time.
+#: Raw bytes handed on at a time, at least.
 _FLUSH = 512 << 10
+#: Members up to this size are held whole, others are read bit by bit.
+HELD = 1 << 20
 
 
 @dataclass(slots=True)
@@ -52,7 +53,8 @@ class Member:
     """Bytes of the file."""
     size: int = 0
     """Bytes of content that are stored."""
-    content: bytes | Iterator[Buffer] = b""
+    content: bytes | memoryview | Iterator[Buffer] = b""
+    """Good until the next member is asked for."""
     link: bytes = b""
     xattrs: tar.Xattrs = ()
     sparse_size: int | None = None
@@ -93,14 +95,16 @@ class Pack:
         self._reader = reader
         self._records = records
         self._stop = stop
-        self._held = bytearray()
+        self._held = memoryview(bytearray(_FLUSH + HELD + 2 * _HEADERS))
+        """What is to be handed on, up to ``_end``; the memory is used again."""
+        self._end = 0
         self._raw = 0
         self._frame = 0
         self._files = 0
         self._firsts: dict[bytes, tuple[bytes, bytes, int]] = {}
 
     def read(self) -> Iterator[Buffer | EndFrame]:
-        """The archive; frames end between members."""
+        """The archive; frames end between members. Each buffer is used again."""
         reader = self._reader()
         try:
             for member in reader.members(self._records):
@@ -108,13 +112,13 @@ class Pack:
                 if self._frame and self._frame + member.size > FRAME - _HEADERS:
                     yield self._flush()
                     yield self._end_frame()
-                if isinstance(member.content, bytes):
+                if isinstance(member.content, (bytes, memoryview)):
                     self._add(member, member.content)
                 else:
                     yield from self._stream(member, member.content)
-                if len(self._held) >= _FLUSH:
+                if self._end >= _FLUSH:
                     yield self._flush()
-            self._held += tar.END
+            self._put(tar.END)
             yield self._flush()
         finally:
             reader.close()
@@ -122,40 +126,34 @@ class Pack:
     def result(self) -> Counts:
         return Counts(files=self._files)
 
-    def _add(self, member: Member, content: bytes) -> None:
+    def _add(self, member: Member, content: bytes | memoryview) -> None:
         """A member small enough to be held whole."""
         digest = hashlib.sha256(content).hexdigest().encode() if _has_content(member) else NONE
         self._note(member, digest, self._raw)
-        head = _header(member)
-        padding = tar.padding(len(content))
-        self._held += head
-        self._held += content
-        self._held += padding
-        self._grow(len(head) + len(content) + len(padding))
+        self._put(_header(member))
+        if content:
+            self._put(content)
+            self._put(tar.padding(len(content)))
 
     def _stream(self, member: Member, content: Iterator[Buffer]) -> Generator[Buffer | EndFrame]:
         """A member read bit by bit."""
-        head = _header(member)
-        draft_at = self._raw
-        self._held += head
-        self._grow(len(head))
+        offset = self._raw
+        self._put(_header(member))
         yield self._flush()
         plain, read = hashlib.sha256(), 0
-        with ThreadPoolExecutor(1, thread_name_prefix="hash") as beside:
-            for buffer in content:
-                self._check()
-                # Hashed while the path takes it in, and done before its memory is used again.
-                hashed = None if member.digest else beside.submit(plain.update, buffer)
-                read += len(buffer)
-                yield buffer
-                if hashed:
-                    hashed.result()
+        for buffer in content:
+            self._check()
+            if not member.digest:
+                plain.update(buffer)
+            read += len(buffer)
+            yield buffer
         if read != member.size:
             raise AssertionError(f"{show(member.path)}: {read} bytes for {member.size}")
-        self._held += tar.padding(read)
+        self._raw += read
+        self._frame += read
+        self._put(tar.padding(read))
         digest = member.digest() if member.digest else plain.hexdigest().encode()
-        self._note(member, digest, draft_at)
-        self._grow(read + len(self._held))
+        self._note(member, digest, offset)
 
     def _note(self, member: Member, digest: bytes, offset: int) -> None:
         """Write the member's line for the index."""
@@ -183,12 +181,19 @@ class Pack:
             )
         )
 
-    def _grow(self, size: int) -> None:
+    def _put(self, data: bytes | memoryview) -> None:
+        """Hold bytes of the archive."""
+        size = len(data)
+        end = self._end + size
+        if end > len(self._held):  # attributes beyond all measure
+            self._held = memoryview(bytearray(self._held[: self._end]) + bytes(2 * size))
+        self._held[self._end : end] = data
+        self._end = end
         self._raw += size
         self._frame += size
 
-    def _flush(self) -> bytearray:
-        held, self._held = self._held, bytearray()
+    def _flush(self) -> memoryview:
+        held, self._end = self._held[: self._end], 0
         return held
 
     def _end_frame(self) -> EndFrame:
