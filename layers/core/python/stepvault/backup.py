@@ -29,7 +29,7 @@ from stepvault.compress import Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
-from stepvault.governor import Governor, give_back_large_buffers
+from stepvault.governor import Governor, settle_memory
 from stepvault.models import DatabaseSettings, Failure, Profile, Receipt, StoredObject, Unit
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
@@ -63,7 +63,7 @@ def back_up(
     deadline, governor, limits = deadline or Deadline(), governor or Governor(), limits or Limits()
     if done := _stored_already(unit, vault):
         return done
-    give_back_large_buffers()
+    settle_memory()
     started = datetime.now(UTC)
     try:
         receipt = _store_unit(unit, vault, started, deadline, governor, limits)

@@ -17,20 +17,26 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE
 
 
-_MMAP_THRESHOLD, _ARENA_MAX = -3, -8  # M_MMAP_THRESHOLD and M_ARENA_MAX of glibc's malloc.h
+#: Of glibc's malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
 
-def give_back_large_buffers() -> None:
-    """Have glibc map buffers of a MiB and more on their own, so that freeing returns them, and
-    keep one heap for all threads.
+def settle_memory() -> None:
+    """Have glibc keep little memory and hand out the same again and again.
 
-    Left alone it raises that limit to 32 MiB once parts are freed, keeps them on the heap, and
-    memory creeps up with the length of a stream (measured: 12 % from 200 MB to 2 GB). A heap per
-    thread costs 8 MB more with three streams, and is no faster: Python's lock is held anyway.
+    * Buffers of a MiB and more are mapped on their own, so that freeing returns them. Left alone,
+      it raises that limit to 32 MiB once parts are freed, keeps them on the heap, and memory
+      creeps up with the length of a stream (measured: 12 % from 200 MB to 2 GB).
+    * What is free at the heap's end stays, up to some MiB. With 128 KiB, what that limit falls back
+      to once the other is set, statements just below a MiB went back to the kernel and were faulted
+      in again each time: half the CPU of reading blobs.
+    * One heap serves all threads. A heap for each costs 8 MB more with three streams, and is no
+      faster: Python's lock is held anyway.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:  # other C libraries have nothing to set
         mallopt(_MMAP_THRESHOLD, 1 << 20)
+        mallopt(_TRIM_THRESHOLD, 4 << 20)
         mallopt(_ARENA_MAX, 1)
 
 

@@ -74,7 +74,7 @@ class Sums:
 
 
 def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterator[bytes]:
-    """The rows as INSERT statements of up to 1 MB, each ending with ``;`` and a newline.
+    """The rows as INSERT statements of up to 1 MB, in pieces, each ending with ``;`` and a newline.
 
     A row that is larger has a statement of its own.
 
@@ -99,19 +99,19 @@ def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterat
             if total > 2 * RECEIVE:  # large rows among them
                 for line in batch:
                     if len(line) > RECEIVE:
-                        yield _statement(head, [line])
+                        yield from _statement(head, [line])
                 new = [line for line in batch if len(line) <= RECEIVE]
                 total = sum(map(len, new))
             if lines and size + total > _STATEMENT:
-                yield _statement(head, lines)
+                yield from _statement(head, lines)
                 lines, size = [], 0
             lines += new
             size += total
     if lines:
-        yield _statement(head, lines)
+        yield from _statement(head, lines)
 
 
-def _statement(head: bytes, lines: list[bytes]) -> bytes:
+def _statement(head: bytes, lines: list[bytes]) -> tuple[bytes, bytes, bytes]:
     # No line holds a NUL, so it can stand for the border while line breaks inside are escaped:
     # every raw ";\n" in a file ends a statement.
     text = b"\0".join(lines)
@@ -119,7 +119,7 @@ def _statement(head: bytes, lines: list[bytes]) -> bytes:
         text = text.replace(b"\n", b"\\n")
     if b"\r" in text:
         text = text.replace(b"\r", b"\\r")
-    return head + text.replace(b"\0", b"),\n(") + b");\n"
+    return head, text.replace(b"\0", b"),\n("), b");\n"
 
 
 class _Plan:
@@ -203,8 +203,10 @@ class _Plan:
             start = at + _SKIP.get(first, 1)
             length = first if first < 251 else int.from_bytes(packet[at + 1 : start], "little")
             at = start + length
-            value = packet[start:at]
-            line.append(value if piece is None else piece.literal(value))
+            if piece is None:
+                line.append(packet[start:at])
+            else:
+                line += piece.prefix, piece.escaped(packet[start:at]), b"'"
         return b"".join(line)
 
     def _too_large(self) -> SourceUnsupported:
@@ -224,14 +226,15 @@ class _Raw:
         if self.hexadecimal:
             self.prefix = f"_{column.charset} x'".encode()
 
-    def literal(self, value: bytes) -> bytes:
+    def escaped(self, value: bytes) -> bytes:
+        """What stands between the quotes."""
         if self.hexadecimal:
-            return self.prefix + value.hex().encode() + b"'"
+            return value.hex().encode()
         # As QUOTE() does it on the server, so that a line does not depend on who made it.
         for raw, escaped in _ESCAPES:
             if raw in value:
                 value = value.replace(raw, escaped)
-        return self.prefix + value + b"'"
+        return value
 
 
 _ESCAPES = ((b"\\", b"\\\\"), (b"'", b"\\'"), (b"\0", b"\\0"), (b"\x1a", b"\\Z"))
