@@ -1,44 +1,93 @@
-"""What goes to Lambda: the functions' code with the configuration, and the built layers."""
+"""What goes to Lambda: the functions' code with the configuration, and the layers.
 
+Our own code goes byte-compiled, like the wheels: Lambda's folders are read-only, so each cold
+start would compile it again. A zip loses the times that Python would compare, so the bytecode
+is used unchecked; it can never be stale, because each synth copies and compiles afresh.
+"""
+
+import compileall
 import hashlib
 import shutil
+import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from py_compile import PycInvalidationMode
 
 from infra.settings import ROOT, SettingsError
 
 CONFIG_NAME = "stepvault.json"
+#: Whose bytecode the functions' Python reads. Another Python's is left out.
+CACHE_TAG = "cpython-313"
+CORE = ROOT / "layers" / "core"
 
 
 def functions(document: str) -> Path:
     """A folder with every handler and the configuration beside them."""
-    handlers = sorted(p for p in (ROOT / "functions").glob("*.py") if p.name != "__init__.py")
-    digest = hashlib.sha256(document.encode())
-    for handler in handlers:
-        digest.update(handler.name.encode() + b"\0" + handler.read_bytes())
-    made = ROOT / "build" / "functions" / digest.hexdigest()[:16]
-    if not made.is_dir():
-        made.parent.mkdir(parents=True, exist_ok=True)
-        # Two synths may come here at once: each fills a folder of its own, one rename wins.
-        filling = Path(tempfile.mkdtemp(prefix=".filling-", dir=made.parent))
-        for handler in handlers:
-            shutil.copy(handler, filling)
-        (filling / CONFIG_NAME).write_text(document, encoding="utf-8")
+
+    def fill(folder: Path) -> None:
+        folder.mkdir()
+        for handler in (ROOT / "functions").glob("*.py"):
+            if handler.name != "__init__.py":
+                shutil.copy(handler, folder)
+        (folder / CONFIG_NAME).write_text(document, encoding="utf-8")
+
+    return _compiled("functions", "/var/task", fill)
+
+
+def core() -> Path:
+    """The core layer as it goes to Lambda: a compiled copy."""
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    return _compiled(
+        "layers/core", "/opt", lambda folder: shutil.copytree(CORE, folder, ignore=ignore)
+    )
+
+
+def _compiled(kind: str, place: str, fill: Callable[[Path], object]) -> Path:
+    """What ``fill`` makes, compiled for its place on Lambda, in a folder named by its content."""
+    home = ROOT / "build" / kind
+    home.mkdir(parents=True, exist_ok=True)
+    # Two synths may come here at once: each fills a folder of its own, one rename wins.
+    with tempfile.TemporaryDirectory(prefix=".filling-", dir=home) as scratch:
+        filled = Path(scratch) / "filled"
+        fill(filled)
+        if sys.implementation.cache_tag == CACHE_TAG:
+            _compile(filled, place)
+        made = home / _digest(filled)
         try:
-            filling.rename(made)
+            filled.rename(made)
         except OSError:
-            shutil.rmtree(filling)
+            if not made.is_dir():
+                raise
     return made
 
 
+def _compile(folder: Path, place: str) -> None:
+    compiled = compileall.compile_dir(
+        folder, ddir=place, quiet=1, invalidation_mode=PycInvalidationMode.UNCHECKED_HASH
+    )
+    if not compiled:
+        raise SettingsError(
+            "A module that goes to Lambda cannot be compiled; Python's words are above"
+        )
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()[:16]
+
+
 def layer(name: str, architecture: str) -> Path:
-    """The folder of a layer.
+    """The folder of a layer, as the emulator uses it in place.
 
     Raises:
         SettingsError: it has not been built for that architecture.
     """
     if name == "core":
-        return ROOT / "layers" / "core"
+        return CORE
     built = ROOT / "build" / "layers" / f"{name}-{architecture}"
     if not built.is_dir():
         raise SettingsError(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aws_cdk import Acknowledgment, Duration, IgnoreMode, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -216,11 +216,7 @@ class Functions(Construct):
                 self._layers[name] = lambda_.LayerVersion(
                     self,
                     "".join(word.title() for word in name.split("_")) + "Layer",
-                    code=lambda_.Code.from_asset(
-                        str(folder),
-                        exclude=["**/__pycache__", "*.egg-info"] if name == "core" else None,
-                        ignore_mode=IgnoreMode.GLOB,
-                    ),
+                    code=lambda_.Code.from_asset(str(bundles.core() if name == "core" else folder)),
                     compatible_runtimes=[lambda_.Runtime.PYTHON_3_13],
                     compatible_architectures=[ARCHITECTURES[self._architecture]],
                     removal_policy=RemovalPolicy.DESTROY,

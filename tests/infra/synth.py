@@ -45,11 +45,13 @@ class Template:
 
     resources: dict[str, dict[str, Any]]
     outputs: dict[str, Any]
+    assembly: Path
 
     @classmethod
     def read(cls, out: Path) -> "Template":
         raw = json.loads((out / "Stepvault.template.json").read_text())
-        return cls({k: flatten(v) for k, v in raw["Resources"].items()}, flatten(raw["Outputs"]))
+        resources = {k: flatten(v) for k, v in raw["Resources"].items()}
+        return cls(resources, flatten(raw["Outputs"]), out)
 
     def of_type(self, kind: str) -> dict[str, dict[str, Any]]:
         """Properties by logical id."""
@@ -66,6 +68,19 @@ class Template:
             f["FunctionName"].removeprefix("Stepvault-"): f
             for f in self.of_type("AWS::Lambda::Function").values()
         }
+
+    @property
+    def core(self) -> Path:
+        """What goes to Lambda as the core layer."""
+        layers = self.of_type("AWS::Lambda::LayerVersion")
+        (key,) = (v["Content"]["S3Key"] for k, v in layers.items() if "CoreLayer" in k)
+        return self.assembly / f"asset.{Path(key).stem}"
+
+    @property
+    def handlers(self) -> Path:
+        """What goes to Lambda as the functions' code."""
+        (key,) = {f["Code"]["S3Key"] for f in self.functions.values()}
+        return self.assembly / f"asset.{Path(key).stem}"
 
     def machine(self, name: str) -> dict[str, Any]:
         """The definition of a state machine."""
