@@ -331,7 +331,7 @@ class Vault:
 
     def put_listing(self, key: str, listing: Iterable[bytes]) -> None:
         """A unit's listing, compressed. A hundred thousand paths are about 1 MB."""
-        compressor = zstandard.ZstdCompressor(level=3, write_checksum=True).compressobj()
+        compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
         body = b"".join(compressor.compress(chunk) for chunk in listing)
         self.put(key, body + compressor.flush())
 

@@ -64,13 +64,13 @@ class _Cursor:
         return False
 
     def take(self) -> tuple[bytes, _Pack | None]:
-        """The line with its pack's number in the index to come, and that pack if it is kept."""
+        """The line as it goes into the index to come, and its pack if that is kept."""
         rest, _, number = self.line.rpartition(b"\t")
-        self.next()
+        self.line = next(self._lines, b"")
         pack = self._packs.get(number)
         if pack is None or pack.given_up:
             return b"", None
-        return b"%s\t%d" % (rest, pack.number), pack
+        return b"%s\t%d\n" % (rest, pack.number), pack
 
 
 class Earlier:

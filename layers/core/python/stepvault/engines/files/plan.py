@@ -165,7 +165,7 @@ class _LaidAside:
                 yield entry
                 continue
             for line in lines:
-                self._carried.add(line + b"\n")
+                self._carried.add(line)
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
         """Sizes and records of what can go into any batch; the rest is laid aside."""

@@ -24,7 +24,7 @@ class SameContent:
         found = earlier.lines(entry.path)
         if not found or not all(pack for _, pack in found):
             return []
-        if not self._same(entry, [index.parse(line) for line, _ in found]):
+        if not self._same(entry, [index.parse(line[:-1]) for line, _ in found]):
             return []
         status = entry.status
         size = status.st_size if entry.kind == FILE else 0

@@ -8,7 +8,7 @@ import heapq
 import os
 import stat
 from collections.abc import Iterator
-from itertools import batched
+from itertools import batched, islice
 from typing import NamedTuple, Protocol
 
 from stepvault.engines.files.globs import Globs
@@ -215,14 +215,11 @@ def unreadable(path: bytes, what: str, error: OSError) -> SourceDenied:
 
 def _sorted_names(descriptor: int) -> Iterator[bytes]:
     """The names in a directory by their bytes; a huge one is sorted in runs on disk."""
-    names: list[bytes] = []
     runs: list[Records] = []
-    with os.scandir(descriptor) as entries:
-        for entry in entries:
-            names.append(os.fsencode(entry.name))
-            if len(names) == _NAMES:
-                runs.append(Records(b"/"))
-                runs[-1].extend(name + b"/" for name in sorted(names))
-                names = []
+    # By a path of bytes, as a scan by descriptor gives names as text, to be encoded one by one.
+    with os.scandir(b"/proc/self/fd/%d" % descriptor) as entries:
+        while len(names := [entry.name for entry in islice(entries, _NAMES)]) == _NAMES:
+            runs.append(Records(b"/"))
+            runs[-1].extend(name + b"/" for name in sorted(names))
     names.sort()
     return heapq.merge(*runs, names) if runs else iter(names)
