@@ -7,7 +7,14 @@ import pytest
 
 from examples.demo.postgres_server import PostgresServer, unpack
 from stepvault.engines.postgres import engine
-from stepvault.errors import OutOfTime, SourceDenied, SourceUnsupported, TargetMissing
+from stepvault.errors import (
+    OutOfTime,
+    SourceDenied,
+    SourceUnsupported,
+    TargetMissing,
+    TargetNotEmpty,
+)
+from stepvault.models import RestoreOptions
 from tests.engines.driver import _do, back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, holds, new_database, source
 
@@ -117,3 +124,20 @@ def test_a_comparison_whose_readers_cannot_start_is_no_equality(
     monkeypatch.setenv("PATH", str(programs))
     with pytest.raises(SourceUnsupported, match="psql is of PostgreSQL 15"):
         engine.differences(job)
+
+
+def test_a_backup_without_tables_is_a_whole_one(pg18: PostgresServer, tmp_path: Path) -> None:
+    """An occupied target is refused, or dropped when told, as for any other."""
+    name, vault = new_database(pg18), tmp_path / "vault"
+    vault.mkdir()
+    pg18.psql("CREATE FUNCTION f() RETURNS int LANGUAGE sql RETURN 1", database=name)
+    results = back_up(engine, source(name), vault, connection=address(pg18, name))
+    where = address(pg18, new_database(pg18))
+    pg18.psql("CREATE TABLE mine (a int)", database=str(where.database))
+    job = restore_job(results, vault, source(name), connection=where)
+    with pytest.raises(TargetNotEmpty, match=r"holds table public\.mine"):
+        engine.plan_restore(job)
+    options = RestoreOptions(overwrite=True)
+    job = restore_job(results, vault, source(name), connection=where, options=options)
+    run_restore(engine, job)
+    assert holds(pg18, str(where.database)) == holds(pg18, name)

@@ -26,7 +26,7 @@ from stepvault.errors import (
     StepvaultError,
     TargetMissing,
 )
-from stepvault.governor import give_back_large_buffers
+from stepvault.governor import settle_memory
 from stepvault.models import (
     Config,
     DatabaseSettings,
@@ -214,7 +214,7 @@ def _job(
     deadline: Deadline | None = None,
     progress: Progress = lambda name, done: None,
 ) -> Iterator[RestoreJob]:
-    give_back_large_buffers()
+    settle_memory()
     source: Source = TypeAdapter[Source](Source).validate_python(manifest.config)
     is_database = isinstance(source, DatabaseSettings)
     if is_database != (target.connection is not None):

@@ -28,9 +28,10 @@ from stepvault.engines.mysql import definitions, privileges, ranges
 from stepvault.engines.mysql.connection import Session, blocking, connect, server_of
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
 from stepvault.engines.mysql.inventory import Table, databases, tables
-from stepvault.engines.mysql.rows import Sums, statements
+from stepvault.engines.mysql.rows import statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.snapshot import Moment, freeze, gtid_at
+from stepvault.engines.sums import Sums
 from stepvault.errors import SourceBusy, SourceChanged
 from stepvault.models import MySqlSource, StoredObject
 

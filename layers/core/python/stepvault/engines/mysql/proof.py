@@ -4,8 +4,9 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.mysql import definitions
 from stepvault.engines.mysql.connection import Session
 from stepvault.engines.mysql.inventory import Table, tables
-from stepvault.engines.mysql.rows import Sums, statements
+from stepvault.engines.mysql.rows import statements
 from stepvault.engines.mysql.target import Chosen, choose, in_parallel, session_of
+from stepvault.engines.sums import Sums
 
 
 def differences(job: RestoreJob) -> list[str]:

@@ -5,18 +5,15 @@ row is one field, cut out of the socket's bytes by ``wire.py``. Only rows with l
 or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
 and gives NULL beyond its ``max_allowed_packet``.
 
-A row's content is hashed as text, see :class:`Sums`: the same rows give the same sums in any
-order, on any server, so those of a table's chunks add up to the table's.
+A row's content is hashed as the text of its line (``engines.sums``).
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-import xxhash
+from collections.abc import Iterator
 
 from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
 from stepvault.engines.mysql.wire import RECEIVE, ROW_END, answer
+from stepvault.engines.sums import Sums
 from stepvault.errors import SourceUnsupported
 
 #: Rows whose BLOB and TEXT values sum up to more bytes come raw.
@@ -44,33 +41,6 @@ _TEXTS = {"tinytext", "text", "mediumtext", "longtext", "json"}
 #: Character sets that go to utf8mb4 and back without loss; the others travel as hexadecimal.
 _UTF8 = {"utf8", "utf8mb3", "utf8mb4"}
 _CONVERTIBLE = {"ascii", "latin1", "ucs2", "utf16", "utf16le", "utf32"}
-
-
-_MASK = (1 << 64) - 1
-
-
-@dataclass
-class Sums:
-    """Count of the rows and sum of their xxh3 hashes, modulo 2**64: a content proof that knows
-    no order."""
-
-    rows: int = 0
-    digest: int = 0
-
-    def add(self, lines: Sequence[bytes]) -> None:
-        self.rows += len(lines)
-        self.digest = (self.digest + sum(map(xxhash.xxh3_64_intdigest, lines))) & _MASK
-
-    def plus(self, other: "Sums") -> "Sums":
-        return Sums(self.rows + other.rows, (self.digest + other.digest) & _MASK)
-
-    def text(self) -> str:
-        """16 hexadecimal digits."""
-        return f"{self.digest:016x}"
-
-    @classmethod
-    def parse(cls, rows: int, text: str) -> "Sums":
-        return cls(rows, int(text, 16))
 
 
 def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterator[bytes]:

@@ -32,6 +32,11 @@ _BY_STATE: dict[str, tuple[_Kind, str]] = {
         SourceDenied,
         "Policies would hide rows: read as the owner, or as a role with BYPASSRLS",
     ),
+    "LABEL": (
+        SourceUnsupported,
+        "Load the provider on the target's server (shared_preload_libraries), or restore the "
+        "backup's folder with pg_restore --no-security-labels",
+    ),
     "3D000": (SourceMissing, "Check the database's name in the connection or its secret"),
     "53300": (SourceBusy, "Raise max_connections or lower the source's connections"),
     "53200": (
@@ -97,6 +102,8 @@ def from_program(program: str, said: str, connection: Connection) -> StepvaultEr
     state = stated[1] if stated else _state_of(said)
     if "row-level security policy" in said:
         state = "RLS"
+    if re.search(r'security label provider ".*" is not loaded', said):
+        state = "LABEL"
     text = _one_line(_STATE.sub("", _NOISE.sub("", said)))
     if re.search(r"server closed the connection|connection to server was lost", said):
         state = "08"

@@ -60,6 +60,8 @@ WHERE coalesce(i.indrelid, c.oid) = ANY (%s)
 _PG_CLASS, _PG_PROC = 1259, 1255
 #: What has no oid of its own and goes with the thing it is about.
 _COMPANIONS = {b"ACL", b"COMMENT", b"SECURITY LABEL", b"SEQUENCE OWNED BY", b"SEQUENCE SET"}
+#: What even an archive of rows alone begins with.
+SETTINGS = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,6 @@ def apply(archive: Toc, lost: Losses) -> None:
 
 def data_only(archive: Toc) -> None:
     """Leave only rows, sequences' values and large objects."""
-    settings = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
     archive.entries = [
-        e for e in archive.entries if e.section == SECTION_DATA or e.kind in settings
+        e for e in archive.entries if e.section == SECTION_DATA or e.kind in SETTINGS
     ]

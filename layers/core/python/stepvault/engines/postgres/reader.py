@@ -12,7 +12,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import xxhash
 
 from stepvault.engines.base import Connection
 from stepvault.engines.postgres import failures, programs
+from stepvault.engines.sums import Sums
 from stepvault.errors import SourceUnreachable, StepvaultError
 
 #: What the kernel lets a pipe hold.
@@ -35,8 +36,7 @@ _NEWLINE = 10
 class Content:
     """Rows seen so far and what they hold, whatever their order."""
 
-    rows: int = 0
-    digest: int = 0
+    sums: Sums = field(default_factory=Sums)
     _unfinished: Any = None
     """Hash of a row whose end has not come yet."""
 
@@ -48,26 +48,14 @@ class Content:
                 self._unfinished.update(data)
                 return
             self._unfinished.update(data[:end])
-            self.rows += 1
-            self.digest += self._unfinished.intdigest()
+            self.sums.add_hash(self._unfinished.intdigest())
             self._unfinished = None
             data = data[end + 1 :]
         rows = data.split(b"\n")
         beginning = rows.pop()
-        self.rows += len(rows)
-        self.digest += sum(map(xxhash.xxh3_64_intdigest, rows))
+        self.sums.add(rows)
         if beginning:
             self._unfinished = xxhash.xxh3_64(beginning)
-
-    @property
-    def fingerprint(self) -> str:
-        """The sum of the rows' xxh3 hashes, as 16 hex digits."""
-        return f"{self.digest & 0xFFFF_FFFF_FFFF_FFFF:016x}"
-
-
-def add_fingerprints(fingerprints: list[str]) -> str:
-    """The fingerprint of a table from those of its pieces."""
-    return f"{sum(int(f, 16) for f in fingerprints) & 0xFFFF_FFFF_FFFF_FFFF:016x}"
 
 
 class Reader:
@@ -154,8 +142,8 @@ class Reader:
                 break
             block[: filled - cut] = block[cut:filled]
             filled -= cut
-        if int(end[1]) != content.rows:
-            raise failures.short(label, int(end[1]), content.rows)
+        if int(end[1]) != content.sums.rows:
+            raise failures.short(label, int(end[1]), content.sums.rows)
         self.broken = False
 
     def close(self) -> None:

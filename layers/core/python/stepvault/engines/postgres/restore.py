@@ -17,7 +17,15 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Counts, RestoreJob
-from stepvault.engines.postgres import failures, finish, programs, selection, target, toc
+from stepvault.engines.postgres import (
+    failures,
+    filters,
+    finish,
+    programs,
+    selection,
+    target,
+    toc,
+)
 from stepvault.engines.postgres.snapshot import TRAILER
 from stepvault.errors import BackupTampered, RunNotFound, TargetMissing
 from stepvault.models import RestoreTask, StoredObject
@@ -37,7 +45,7 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
     if new:
         target.create(job)
     with target.connect(job) as opened:
-        if _data_only(archive):
+        if rows_alone(archive):
             target.require_empty_tables(opened, [e for e in chosen if e.kind == b"TABLE DATA"])
         elif job.options.only and not new:
             if not job.options.overwrite:
@@ -72,9 +80,9 @@ def read_toc(job: RestoreJob) -> toc.Toc:
     return toc.read(b"".join(job.read(_object(job, "toc.dat"))))
 
 
-def _data_only(archive: toc.Toc) -> bool:
+def rows_alone(archive: toc.Toc) -> bool:
     """Whether the backup holds rows without definitions."""
-    return not any(e.kind == b"TABLE" for e in archive.entries)
+    return all(e.section == toc.SECTION_DATA or e.kind in filters.SETTINGS for e in archive.entries)
 
 
 def _object(job: RestoreJob, name: str) -> StoredObject:
@@ -156,7 +164,7 @@ class _Work:
         """Definitions, in one transaction."""
         folder = self._fetch()
         archive = toc.read((folder / "toc.dat").read_bytes())
-        whole = not (self.job.options.only or _data_only(archive))
+        whole = not (self.job.options.only or rows_alone(archive))
         first = target.begin_notes(self.restore)
         if target.exists(self.job):
             with target.connect(self.job) as opened:
@@ -188,7 +196,7 @@ class _Work:
             opened.execute(f"SET client_encoding = '{self._encoding()}'")
             if self.job.options.owner not in ("keep", "none"):
                 opened.execute(f"SET ROLE {_quoted(self.job.options.owner)}")
-            if _data_only(archive):
+            if rows_alone(archive):
                 target.switch_off_triggers(opened)
             for name in self.task.objects:
                 if name != "toc.dat":
@@ -243,7 +251,7 @@ class _Work:
                 opened.execute(target.note(self.restore, stored.name))
                 with opened.cursor() as cursor:
                     with cursor.copy(entry.copy or b"") as copy:
-                        for block in _without_trailer(self.job.read(stored), stored.name):
+                        for block in without_trailer(self.job.read(stored), stored.name):
                             copy.write(block)
                             self.job.progress(table, len(block))
                     if stored.rows is not None and cursor.rowcount != stored.rows:
@@ -323,7 +331,7 @@ def _known_to(server_version: int, script: Any) -> Iterator[bytes]:
         yield block
 
 
-def _without_trailer(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
+def without_trailer(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
     """The rows alone: COPY's end mark closes every data file of an archive."""
     held = b""
     for block in blocks:

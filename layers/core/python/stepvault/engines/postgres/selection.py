@@ -7,8 +7,6 @@ from stepvault.engines.postgres import tables
 from stepvault.engines.postgres.toc import SECTION_PRE_DATA, Entry, Toc
 from stepvault.errors import ConfigInvalid
 
-#: What concerns the database as such, which the target already is.
-_NOT_OURS = {b"DATABASE", b"DATABASE PROPERTIES"}
 #: What belongs to a table and comes with it.
 _COMPANIONS = {
     b"ACL",
@@ -32,7 +30,7 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
     Raises:
         ConfigInvalid: a pattern fits no table of the backup.
     """
-    entries = [e for e in archive.entries if e.kind not in _NOT_OURS]
+    entries = [e for e in archive.entries if not e.of_database]  # the target is one already
     if not only:
         return entries
     chosen = _tables(entries, only)

@@ -106,11 +106,11 @@ class TableStream:
         facts: dict[str, Any] = {
             "table": self._piece.table.label,
             "oid": self._piece.table.oid,
-            "fingerprint": self._content.fingerprint,
+            "fingerprint": self._content.sums.text(),
         }
         if self._piece.of > 1:
             facts |= {"piece": self._piece.number, "pieces": self._piece.of}
-        return Counts(rows=self._content.rows, facts=facts)
+        return Counts(rows=self._content.sums.rows, facts=facts)
 
 
 class FileStream:
@@ -235,14 +235,14 @@ class PostgresSnapshot:
 
     def _freeze_once(self, connection: Connection, watcher: Session, stack: ExitStack) -> None:
         source = self._source()
-        wanted = tables.choose(tables.listed(watcher), source.tables, source.exclude_tables)
+        wanted = self._choose(watcher)
         self.warnings.clear()
         if source.tables and not wanted.tables:
             raise ConfigInvalid(
                 f"tables = {source.tables} of source {source.name} fits no table",
                 "Write schema.table, with * and ? as wildcards",
             )
-        tables.check_readable(wanted.tables)
+        tables.check_readable([*wanted.tables, *wanted.configured])
         readers = self._start_readers(connection, watcher, stack)
 
         holder = session.connect(connection)
@@ -256,13 +256,17 @@ class PostgresSnapshot:
         self._holder = holder
         try:
             snapshot = self._share(holder, readers, wanted.tables)
-            seen = tables.choose(tables.listed(holder), source.tables, source.exclude_tables)
+            seen = self._choose(holder)
             if _names(seen.tables) != _names(wanted.tables):
                 raise _Moved("tables were made, renamed or dropped")
             self.facts = self._describe(holder, snapshot, len(seen.tables))
             self._check_scratch(holder)
             lost = filters.losses(holder, seen.tables, seen.left_out)
             archive, folder = self._run_pg_dump(connection, snapshot, seen, lost)
+            # pg_dump locks these late. A lock of ours before the snapshot would not do: pg_dump
+            # would wait without end behind a TRUNCATE that waits for us.
+            if tables.files(holder, seen.configured) != tables.files(watcher, seen.configured):
+                raise _Moved("an extension's table was emptied, rewritten or dropped")
         except SourceBusy as busy:
             raise _Moved(busy.message) from busy
         filters.apply(archive, lost)
@@ -270,6 +274,15 @@ class PostgresSnapshot:
         self._warn(holder)
         self._plan_streams(holder, archive, folder, seen)
         self._add_globals(connection)
+
+    def _choose(self, opened: Session) -> tables.Wanted:
+        """The source's tables, and the extensions' whose rows pg_dump is to read."""
+        source = self._source()
+        wanted = tables.choose(tables.listed(opened), source.tables, source.exclude_tables)
+        if not source.with_data:
+            return wanted
+        configured = tables.choose(tables.configured(opened), (), source.exclude_tables)
+        return replace(wanted, configured=configured.tables, unread=configured.left_out)
 
     def _start_readers(
         self, connection: Connection, watcher: Session, stack: ExitStack
@@ -366,7 +379,7 @@ class PostgresSnapshot:
         folder = job.scratch / "archive"
         shutil.rmtree(folder, ignore_errors=True)
         filters = job.scratch / "filters"
-        lines = [b"exclude table_data " + t.quoted for t in seen.tables]
+        lines = [b"exclude table_data " + t.quoted for t in [*seen.tables, *seen.unread]]
         lines += [
             b"exclude table " + name for name in [*(t.quoted for t in seen.left_out), *lost.views]
         ]

@@ -12,7 +12,7 @@ from stepvault.engines.postgres.session import text
 from stepvault.errors import SourceBusy, SourceDenied
 
 #: Names come as bytes in the database's encoding: in SQL_ASCII there is no text.
-_LIST = """
+_SELECT = """
 SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
        pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
@@ -21,12 +21,24 @@ SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.has_table_privilege(c.oid, 'SELECT'), c.relpersistence = 'u'
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't'
+"""
+_LIST = (
+    _SELECT
+    + """
   AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
   AND NOT EXISTS (SELECT FROM pg_catalog.pg_depend d
                   WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
                     AND d.objid = c.oid AND d.deptype = 'e')
 ORDER BY c.oid
 """
+)
+_CONFIGURED = (
+    _SELECT
+    + """
+  AND c.oid IN (SELECT pg_catalog.unnest(extconfig) FROM pg_catalog.pg_extension)
+ORDER BY c.oid
+"""
+)
 
 #: Generated columns are computed again at restore; dropped ones are gone.
 _COLUMNS = """
@@ -89,13 +101,26 @@ class Wanted:
 
     tables: list[Table] = field(default_factory=list)
     left_out: list[Table] = field(default_factory=list)
+    configured: list[Table] = field(default_factory=list)
+    """Extensions' tables whose rows pg_dump is to read."""
+    unread: list[Table] = field(default_factory=list)
+    """Extensions' tables whose rows are not wanted."""
 
 
 def listed(opened: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
     """The user's tables, without those that belong to an extension."""
+    return _tables(opened, _LIST, kinds)
+
+
+def configured(opened: Session) -> list[Table]:
+    """Extensions' configuration tables, whose rows pg_dump reads."""
+    return _tables(opened, _CONFIGURED, ("r", "p"))
+
+
+def _tables(opened: Session, query: str, kinds: Sequence[str]) -> list[Table]:
     codec = opened.info.encoding
     tables = []
-    for oid, kind, schema, name, *rest in opened.execute(_LIST, [list(kinds)]):
+    for oid, kind, schema, name, *rest in opened.execute(query, [list(kinds)]):
         label = (schema + b"." + name).decode(codec, "replace")
         quoted, readable, unlogged = rest
         tables.append(Table(oid, text(kind), schema, name, quoted, readable, unlogged, label))
@@ -126,6 +151,15 @@ def storage(opened: Session, tables: Sequence[Table]) -> dict[int, Storage]:
     """Columns and sizes by oid; the tables must be locked, or this waits for others' locks."""
     rows = opened.execute(_COLUMNS, [[t.oid for t in tables]]).fetchall()
     return {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
+
+
+def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:
+    """The file on the server of each table, by oid: another one after a TRUNCATE."""
+    query = (
+        "SELECT oid::pg_catalog.int8, relfilenode::pg_catalog.int8 FROM pg_catalog.pg_class"
+        " WHERE oid = ANY (%s)"
+    )
+    return dict(opened.execute(query, [[t.oid for t in tables]]).fetchall())
 
 
 def check_readable(tables: Sequence[Table]) -> None:

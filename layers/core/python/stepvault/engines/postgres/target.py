@@ -54,6 +54,18 @@ WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
 ORDER BY rank, name LIMIT 4
 """
 
+#: Which rows of extensions' configuration tables are not of the extension's own script.
+_CONDITIONS = """
+SELECT pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
+       pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
+       pg_catalog.convert_to(u.condition, pg_catalog.getdatabaseencoding())
+FROM pg_catalog.pg_extension e
+CROSS JOIN LATERAL ROWS FROM (pg_catalog.unnest(e.extconfig), pg_catalog.unnest(e.extcondition))
+  AS u (oid, condition)
+JOIN pg_catalog.pg_class c ON c.oid = u.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+"""
+
 
 def name_of(job: RestoreJob) -> str:
     """The database to restore into: what was asked for, the connection's, the backup's."""
@@ -134,26 +146,30 @@ def require_empty(opened: Session) -> None:
 
 
 def contents(job: RestoreJob) -> list[Entry]:
-    """What pg_dump says is defined in the target."""
+    """What pg_dump says is defined in the target, beside the database itself."""
     with tempfile.TemporaryDirectory(dir=job.scratch) as own:
         folder = Path(own) / "archive"
         dsn = programs.dsn(address(job), Path(own), name_of(job))
         options = ["-Fd", "-Znone", "--schema-only", "--no-sync", "--no-password", "--file"]
         arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
         programs.run(programs.Children(), address(job), arguments, job.remaining)
-        return toc.read((folder / "toc.dat").read_bytes()).entries
+        archive = toc.read((folder / "toc.dat").read_bytes())
+        return [e for e in archive.entries if not e.of_database]
 
 
 def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
-    """For a backup of rows alone: its tables must be there, and empty.
+    """For a backup of rows alone: its tables must be there, and empty but for what an
+    extension's script put there.
 
     Raises:
         TargetMissing, TargetNotEmpty: naming the table.
     """
+    picked = conditions(opened)
     for entry in entries:
         table = sql.Identifier((entry.namespace or b"").decode(), entry.tag.decode())
+        condition = picked.get((entry.namespace or b"", entry.tag), b"")
         try:
-            query = sql.SQL("SELECT 1 FROM ONLY {} LIMIT 1").format(table)
+            query = b"SELECT 1 FROM ONLY %b %b LIMIT 1" % (table.as_bytes(opened), condition)
             filled = opened.execute(query).fetchone() is not None
         except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
             raise TargetMissing(
@@ -166,6 +182,14 @@ def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
                 f"table {entry.label[11:]} of database {opened.info.dbname} already holds rows",
                 "TRUNCATE it, or restore into another database",
             )
+
+
+def conditions(opened: Session) -> dict[tuple[bytes, bytes], bytes]:
+    """Which rows of an extension's configuration table are the user's, by its schema and name."""
+    return {
+        (bytes(schema), bytes(name)): bytes(condition)
+        for schema, name, condition in opened.execute(_CONDITIONS)
+    }
 
 
 def require_absent(opened: Session, entries: Sequence[Entry]) -> None:

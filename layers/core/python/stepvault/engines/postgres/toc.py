@@ -47,6 +47,14 @@ class Entry:
         where = f"{self.namespace.decode(errors='replace')}." if self.namespace else ""
         return f"{self.kind.decode()} {where}{self.tag.decode(errors='replace')}"
 
+    @property
+    def of_database(self) -> bool:
+        """Whether it concerns the database as such, which pg_restore makes with -C alone."""
+        return self.kind in (b"DATABASE", b"DATABASE PROPERTIES") or (
+            self.kind in (b"ACL", b"COMMENT", b"SECURITY LABEL")
+            and self.tag.startswith(b"DATABASE ")
+        )
+
 
 @dataclass(frozen=True)
 class TableData:

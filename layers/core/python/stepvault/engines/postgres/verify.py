@@ -21,9 +21,10 @@ from psycopg import Connection as Session
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import failures, programs, selection, session, tables, target, toc
-from stepvault.engines.postgres.reader import Content, Reader, add_fingerprints
-from stepvault.engines.postgres.restore import read_toc
+from stepvault.engines.postgres.reader import Content, Reader
+from stepvault.engines.postgres.restore import read_toc, rows_alone
 from stepvault.engines.postgres.tables import Storage, Table
+from stepvault.engines.sums import Sums, total
 from stepvault.models import StoredObject
 
 _SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
@@ -50,7 +51,8 @@ def _differences(job: RestoreJob) -> list[str]:
             found = _rows(job, opened)
             found += _sequences(opened, chosen)
             if not job.options.only:
-                found += _definitions(job, chosen)
+                # Rows alone went into tables that were there.
+                found += [] if rows_alone(archive) else _definitions(job, chosen)
                 found += _large_objects(job, opened)
         except psycopg.Error as error:
             raise failures.from_server(error, "cannot compare the database") from error
@@ -69,23 +71,22 @@ def _rows(job: RestoreJob, opened: Session) -> list[str]:
         there = {k: v for k, v in there.items() if k in expected}
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
     seen = _contents(job, opened, [there[name] for name in sorted(expected.keys() & there.keys())])
-    for name, content in sorted(seen.items()):
-        rows = sum(o.rows or 0 for o in expected[name])
-        fingerprint = add_fingerprints([str(o.facts["fingerprint"]) for o in expected[name]])
-        if content.rows != rows:
-            found.append(f"table {name} holds {content.rows} rows instead of {rows}")
-        elif content.fingerprint != fingerprint:
-            found.append(f"table {name} holds other values in its {rows} rows")
+    for name, sums in sorted(seen.items()):
+        wanted = total(Sums.parse(o.rows, o.facts["fingerprint"]) for o in expected[name])
+        if sums.rows != wanted.rows:
+            found.append(f"table {name} holds {sums.rows} rows instead of {wanted.rows}")
+        elif sums != wanted:
+            found.append(f"table {name} holds other values in its {wanted.rows} rows")
     return found
 
 
-def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapping[str, Content]:
+def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapping[str, Sums]:
     """What the tables hold, read over the job's connections."""
     sizes = tables.storage(opened, wanted)
     pending: SimpleQueue[Table] = SimpleQueue()
     for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
         pending.put(table)
-    seen: dict[str, Content] = {}
+    seen: dict[str, Sums] = {}
     errors: list[BaseException] = []
     children = programs.Children()
     encoding = session.text(_value(opened, "SHOW server_encoding"))
@@ -100,7 +101,7 @@ def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapp
             content = Content()
             for _ in reader.copy(_all_of(table, sizes[table.oid]), table.label, content):
                 pass
-            seen[table.label] = content
+            seen[table.label] = content.sums
 
     def work() -> None:
         where, database = target.address(job), target.name_of(job)

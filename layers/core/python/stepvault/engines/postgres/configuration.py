@@ -1,0 +1,87 @@
+"""Extensions' configuration tables: rows of the user's in tables that CREATE EXTENSION makes.
+
+The extension says in a condition which rows are not its script's own; these pg_dump writes.
+"""
+
+import re
+from collections.abc import Mapping
+
+import psycopg
+from psycopg import Connection as Session
+
+from stepvault.compress import decompress
+from stepvault.engines.base import RestoreJob
+from stepvault.engines.postgres import failures, restore, selection, target
+from stepvault.engines.postgres.reader import Content
+from stepvault.engines.postgres.toc import Entry
+from stepvault.engines.sums import Sums
+from stepvault.models import StoredObject
+
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+_COPY = re.compile(rb"COPY (%b\.%b) (?:\((.*)\) )?FROM stdin;\n" % (_NAME, _NAME), re.DOTALL)
+
+
+def differences(job: RestoreJob) -> list[str]:
+    """What the target's configuration tables hold otherwise than the backup does."""
+    archive = restore.read_toc(job)
+    stored = {o.name: o for o in job.objects}
+    found = []
+    with target.connect(job) as opened:
+        conditions = target.conditions(opened)
+        for entry in selection.choose(archive, job.options.only):
+            name = f"{entry.file.decode()}{archive.suffix}" if entry.file else ""
+            if (
+                entry.kind == b"TABLE DATA"
+                and name in stored
+                and "fingerprint" not in stored[name].facts
+            ):
+                found += _difference(job, opened, entry, stored[name], conditions)
+    return found
+
+
+def _difference(
+    job: RestoreJob,
+    opened: Session,
+    entry: Entry,
+    stored: StoredObject,
+    conditions: Mapping[tuple[bytes, bytes], bytes],
+) -> list[str]:
+    name = entry.label.removeprefix("TABLE DATA ")
+    condition = conditions.get((entry.namespace or b"", entry.tag), b"")
+    try:
+        there = _there(opened, entry, condition)
+    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+        return [f"table {name} is missing"]
+    except psycopg.Error as error:
+        raise failures.from_server(error, f"cannot compare {name}") from error
+    wanted = _wanted(job, stored)
+    if there.rows != wanted.rows:
+        return [f"table {name} holds {there.rows} rows of the user's instead of {wanted.rows}"]
+    if there != wanted:
+        return [f"table {name} holds other values in its {wanted.rows} rows of the user's"]
+    return []
+
+
+def _there(opened: Session, entry: Entry, condition: bytes) -> Sums:
+    """The target's rows, as pg_dump would write them."""
+    match = _COPY.fullmatch(entry.copy or b"")
+    if match is None:
+        raise AssertionError(f"pg_dump loads {entry.label} in another way: {entry.copy!r}")
+    table, columns = match.groups()
+    content = Content()
+    query = b"COPY (SELECT %b FROM ONLY %b %b) TO STDOUT" % (columns or b"", table, condition)
+    with opened.cursor() as cursor, cursor.copy(query) as rows:
+        for row in rows:
+            content.add(bytes(row))
+    return content.sums
+
+
+def _wanted(job: RestoreJob, stored: StoredObject) -> Sums:
+    """The backup's rows."""
+    content = Content()
+    blocks = job.read(stored)
+    if stored.name.endswith(".zst"):
+        blocks = decompress(blocks)
+    for block in restore.without_trailer(blocks, stored.name):
+        content.add(block)
+    return content.sums
