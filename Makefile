@@ -52,7 +52,7 @@ demo: .venv/.ready infra/node_modules/.ready  ## Back up, restore and compare re
 	@$(PY) -m examples.demo.demo
 
 # What tests compare with, as Debian packages: command:package. No service is started.
-SYSTEM := mariadbd:mariadb-server mariadb:mariadb-client myloader:mydumper zstd:zstd rsync:rsync setfacl:acl setfattr:attr
+SYSTEM := pgbouncer:pgbouncer mariadbd:mariadb-server mariadb:mariadb-client myloader:mydumper zstd:zstd rsync:rsync setfacl:acl setfattr:attr
 system:
 	@missing=$$(for pair in $(SYSTEM); do PATH=$$PATH:/usr/sbin command -v $${pair%%:*} >/dev/null || echo $${pair##*:}; done); \
 	if [ -n "$$missing" ]; then \

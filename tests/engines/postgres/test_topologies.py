@@ -16,7 +16,7 @@ from tests.engines.postgres.rig import address, holds, make_odd, new_database, s
 def test_a_pooler_in_transaction_mode_is_refused(
     pg18: PostgresServer, odd18: str, tmp_path: Path
 ) -> None:
-    with Pooler(pg18, odd18, "transaction") as pooler:
+    with Pooler(pg18, odd18, "transaction", tmp_path) as pooler:
         connection = address(pg18, odd18, port=pooler.port)
         with pytest.raises(SourceUnsupported, match="pooler in transaction mode") as caught:
             back_up(engine, source(odd18), tmp_path / "vault", connection=connection)
@@ -24,7 +24,7 @@ def test_a_pooler_in_transaction_mode_is_refused(
 
 
 def test_a_pooler_in_session_mode_serves(pg18: PostgresServer, odd18: str, tmp_path: Path) -> None:
-    with Pooler(pg18, odd18, "session") as pooler:
+    with Pooler(pg18, odd18, "session", tmp_path) as pooler:
         connection = address(pg18, odd18, port=pooler.port)
         [result] = back_up(
             engine, source(odd18), tmp_path / "vault", connection=connection, connections=2
