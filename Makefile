@@ -73,6 +73,7 @@ check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-
 test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
 	@$(PY) -c "from examples.demo import emulator; emulator.prepare(); emulator.build_layers()"
 	@$(PY) examples/demo/postgres_server.py 18 15
+	@$(PY) tests/servers/mysql.py
 	@.venv/bin/pytest -q -n 2 --dist loadfile
 
 bench: SYSTEM += restic:restic

@@ -1,6 +1,6 @@
 """SQLite: Stepvault against VACUUM INTO, zstd and rclone; and what its writer notices.
 
-``python -m bench.sqlite [--runs 5] [--megabytes 800]``
+``python -m bench.sqlite [--runs 5] [--megabytes 1600]``
 """
 
 import random
@@ -110,7 +110,7 @@ def add_ours(contest: Contest, store: ObjectStore, label: str, source: dict[str,
 
 
 def main() -> None:
-    chosen = options(__doc__ or "", megabytes=800)
+    chosen = options(__doc__ or "", megabytes=1600)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder, ObjectStore() as store:
         path, copy = Path(folder) / "shop.db", Path(folder) / "copy.db"

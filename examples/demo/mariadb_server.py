@@ -21,8 +21,7 @@ import pymysql
 from examples.demo.postgres_server import free_port, roomy_memory
 
 PASSWORD = "stepvault-demo"
-_PROGRAMS = "mariadbd", "mariadb-install-db"
-_SMALL_AND_FAST = [
+_SMALL_AND_FAST = (
     "--skip-networking=0",
     "--bind-address=127.0.0.1",
     "--skip-name-resolve",
@@ -38,7 +37,7 @@ _SMALL_AND_FAST = [
     "--innodb-buffer-pool-dump-at-shutdown=0",
     "--character-set-server=utf8mb4",
     "--sync-binlog=0",
-]
+)
 
 
 class MariaDb:
@@ -56,9 +55,13 @@ class MariaDb:
     user = "root"
     password = PASSWORD
     host = "127.0.0.1"
+    daemon = "mariadbd"
+    no_binary_log = "--skip-log-bin"
+    programs: Sequence[str] = ("mariadbd", "mariadb-install-db")
+    small_and_fast: Sequence[str] = _SMALL_AND_FAST
 
     def __init__(self, options: Sequence[str] = (), folder: Path | None = None) -> None:
-        for program in _PROGRAMS:
+        for program in self.programs:
             if shutil.which(program, path=_path()) is None:
                 raise FileNotFoundError(
                     f"{program} not found: apt-get install --no-install-recommends mariadb-server"
@@ -100,7 +103,7 @@ class MariaDb:
 
     def start(self) -> None:
         """Start the server on the data folder and wait until it answers."""
-        command = [*self._command("mariadbd"), *_SMALL_AND_FAST, f"--port={self.port}"]
+        command = [*self._command(self.daemon), *self.small_and_fast, f"--port={self.port}"]
         command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid", *self.options]
         if self._first is not None:
             command.append(f"--init-file={self._first}")
@@ -150,10 +153,15 @@ class MariaDb:
         try:
             with connection.cursor() as cursor:
                 for statement in statements:
-                    cursor.execute(statement)
+                    for one in self.dialect(statement):
+                        cursor.execute(one)
                 return list(cursor.fetchall())
         finally:
             connection.close()
+
+    def dialect(self, statement: str) -> list[str]:
+        """The statement as this kind of server wants it, maybe in several."""
+        return [statement]
 
     def _install(self) -> None:
         command = [*self._command("mariadb-install-db"), "--auth-root-authentication-method=normal"]
@@ -162,11 +170,14 @@ class MariaDb:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout}{done.stderr}")
-        # The first start sets the passwords: one statement a line is what mariadbd reads.
+        self._set_passwords("CREATE OR REPLACE USER")
+
+    def _set_passwords(self, create: str) -> None:
+        # The first start sets them: one statement a line is what the server reads.
         self._first = self.folder / "first-start.sql"
         self._first.write_text(
             f"ALTER USER root@localhost IDENTIFIED BY '{self.password}';\n"
-            f"CREATE OR REPLACE USER root@127.0.0.1 IDENTIFIED BY '{self.password}';\n"
+            f"{create} root@127.0.0.1 IDENTIFIED BY '{self.password}';\n"
             "GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION;\n"
         )
         self._own()

@@ -1,4 +1,7 @@
-"""One real server for all tests here, with its binary log on."""
+"""A real server of each kind for all tests here, with its binary log on.
+
+Tests run on MariaDB and on MySQL, but for those marked ``mariadb``: what they are about, MySQL has not.
+"""
 
 from collections.abc import Iterator
 
@@ -7,30 +10,46 @@ import pytest
 from examples.demo.mariadb_server import MariaDb
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig
+from tests.servers.mysql import MySql
+
+BRANDS = {"mariadb": MariaDb, "mysql": MySql}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    beside = [i for i in items if i.get_closest_marker("mariadb") and "[mysql" in i.name]
+    config.hook.pytest_deselected(items=beside)
+    items[:] = [i for i in items if i not in beside]
+
+
+@pytest.fixture(scope="session", params=BRANDS)
+def brand(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[MariaDb]:
+def server(brand: str) -> Iterator[MariaDb]:
     options = [
         "--log-bin=binlog",
         "--server-id=1",
         "--binlog-format=ROW",
         "--max-allowed-packet=64M",
     ]
-    with MariaDb(options) as server:
+    with BRANDS[brand](options) as server:
         server.sql(
             "CREATE USER dumper@127.0.0.1 IDENTIFIED BY 'dump-me'",
             "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, RELOAD, LOCK TABLES, PROCESS, BINLOG MONITOR ON *.* TO dumper@127.0.0.1",
             "SET GLOBAL log_bin_trust_function_creators=1",
+            "SET GLOBAL group_concat_max_len=1000000",
         )
-        data.make(server, "shop", data.SHOP + data.WIDE)
+        shop, wide = data.SHOP, data.WIDE
+        data.make(server, "shop", data.for_mysql(shop + wide) if brand == "mysql" else shop + wide)
         yield server
 
 
 @pytest.fixture(scope="session")
-def other() -> Iterator[MariaDb]:
+def other(brand: str) -> Iterator[MariaDb]:
     """A second server, without a binary log and with small packets; tests make its databases."""
-    with MariaDb(["--max-allowed-packet=4M"]) as server:
+    with BRANDS[brand]([BRANDS[brand].no_binary_log, "--max-allowed-packet=4M"]) as server:
         server.sql("SET GLOBAL log_bin_trust_function_creators=1")
         yield server
 

@@ -12,6 +12,7 @@ import pytest
 from examples.demo.mariadb_server import MariaDb
 from stepvault.engines.base import Connection
 from stepvault.engines.mysql import connection as connection_module
+from stepvault.engines.mysql import snapshot as snapshot_module
 from stepvault.errors import (
     SourceBusy,
     SourceChanged,
@@ -87,6 +88,7 @@ def test_a_lock_held_by_another_is_waited_for_briefly_and_its_holder_named(
     rig: MariaDbRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection_module, "LOCK_WAIT", 1)
+    monkeypatch.setattr(snapshot_module, "_PATIENCE", 0.5)
     holder = rig.server.connect("pair")
     holder.query("LOCK TABLES smaller WRITE")
     running = threading.Thread(target=lambda: holder.query("SELECT SLEEP(4) AS holding_the_lock"))
@@ -138,6 +140,7 @@ def test_a_killed_server_is_unreachable(tmp_path: Path) -> None:
     assert f"127.0.0.1:{mortal.port}" in said
 
 
+@pytest.mark.mariadb  # MySQL makes itself a certificate
 def test_tls_that_the_server_does_not_speak_is_an_error(rig: MariaDbRig, tmp_path: Path) -> None:
     connection = rig.as_dumper(tls="require")
     assert "tls" in fails(rig, tmp_path, SourceUnreachable, connection=connection)

@@ -94,6 +94,7 @@ def test_one_table_goes_back_into_a_database_with_others(
         rig.engine.plan_restore(job)
 
 
+@pytest.mark.mariadb
 def test_another_name_is_made_with_the_original_character_set(
     rig: MariaDbRig, small: str, tmp_path: Path
 ) -> None:

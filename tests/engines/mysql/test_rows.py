@@ -128,7 +128,7 @@ def test_sums_see_swapped_values_and_ignore_order() -> None:
             "CONCAT(ELT(1 + seq % 4, 'O\\'', 'ö', 'o', 'Ö'), seq)",
         ),
         ("BINARY(16)", "UNHEX(MD5(seq))"),
-        ("UUID", "UUID()"),
+        pytest.param("UUID", "UUID()", marks=pytest.mark.mariadb),
         ("TIMESTAMP", "'2024-01-01' + INTERVAL seq SECOND"),
         ("DECIMAL(30,5)", "seq * 1.5"),
     ],

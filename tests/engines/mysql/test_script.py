@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from examples.demo.mariadb_server import MariaDb
 from tests.engines.driver import back_up
 from tests.engines.mysql import data
@@ -45,6 +47,7 @@ def test_the_script_stops_at_a_damaged_file(
     assert other.sql("SELECT COUNT(*) FROM shop.orders") == [(0,)]
 
 
+@pytest.mark.mariadb
 def test_myloader_of_debian_restores_the_tables(
     server: MariaDb, other: MariaDb, tmp_path: Path
 ) -> None:

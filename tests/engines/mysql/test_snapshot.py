@@ -93,7 +93,7 @@ def restored_sum(server: MariaDb, result: Result, folder: Path) -> Any:
 @pytest.mark.parametrize(
     ("way", "binlog", "grants"),
     [
-        ("snapshot position", True, ""),
+        pytest.param("snapshot position", True, "", marks=pytest.mark.mariadb),
         ("global lock", False, ", RELOAD"),
         ("table locks", False, ", LOCK TABLES"),
         ("one connection", False, ""),
@@ -120,7 +120,7 @@ def test_the_recorded_position_is_where_the_snapshot_stands(
     server: MariaDb, tmp_path: Path
 ) -> None:
     """Replaying the binary log from there on a restored copy leads to the source's present."""
-    connection = user_with(server, "")
+    connection = user_with(server, ", RELOAD, BINLOG MONITOR")
     with bank(server):
         result = back_up_bank(connection, tmp_path)
     position = result.facts["position"]

@@ -24,13 +24,14 @@ _STATEMENT = 1_000_000
 _SKIP = {0xFC: 3, 0xFD: 4, 0xFE: 9}
 _NULL = 0xFB
 
-#: What to add for a text that keeps every bit: FLOAT's own prints 16777216 as 16777200.
+#: What to add for the number as text.
 _NUMBERS = {
-    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint"), ""),
-    **dict.fromkeys(("decimal", "year", "double"), ""),
-    "float": "*1e0",
+    **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "year"), ""),
     "bit": "+0",
 }
+#: Likewise, to keep every bit: FLOAT's own prints 16777216 as 16777200. In quotes,
+#: as MySQL takes a bare -0 for 0.
+_FLOATS = {"float": "*1e0", "double": ""}
 _GEOMETRY = {
     "geometry", "point", "linestring", "polygon",
     "multipoint", "multilinestring", "multipolygon", "geometrycollection", "geomcollection",
@@ -219,6 +220,8 @@ def as_text(column: Column) -> str:
     name = quote(column.name)
     if column.type in _NUMBERS:
         return f"IFNULL({name}{_NUMBERS[column.type]},'NULL')"
+    if column.type in _FLOATS:
+        return f"IFNULL(CONCAT('''',{name}{_FLOATS[column.type]},''''),'NULL')"
     if column.type in _BINARY:  # not IFNULL: too large a value must not read as NULL
         return f"IF({name} IS NULL,'NULL',CONCAT('x''',HEX({name}),''''))"
     if column.charset in _UTF8 or column.charset is None:
