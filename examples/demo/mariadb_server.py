@@ -104,7 +104,9 @@ class MariaDb:
     def start(self) -> None:
         """Start the server on the data folder and wait until it answers."""
         command = [*self._command(self.daemon), *self.small_and_fast, f"--port={self.port}"]
-        command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid", *self.options]
+        # A starting server removes temporary tables from its folder for them: /tmp is not ours alone.
+        command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid"]
+        command += [f"--tmpdir={self.folder}", *self.options]
         if self._first is not None:
             command.append(f"--init-file={self._first}")
             self._first = None
