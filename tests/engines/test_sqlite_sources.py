@@ -11,8 +11,8 @@ import pytest
 import zstandard
 
 from stepvault.engines.base import Job, ObjectEntry
+from stepvault.engines.mounts import is_network
 from stepvault.engines.sqlite import connect, engine, freeze
-from stepvault.engines.sqlite.mounts import is_network
 from stepvault.errors import (
     ShortRead,
     SourceBusy,
