@@ -2,7 +2,7 @@
 
 Three contests: many small files, the same again unchanged, a few large files. The tree is read
 before every turn, as contenders differ in what they leave in the page cache (rclone and Stepvault
-drop what they brought in) and the next one would pay for it.
+drop what they brought in) and the next one would pay for it. ``--large 0`` leaves out the last.
 ``python -m bench.files [--runs 5] [--files 100000] [--large 4]``
 """
 
@@ -214,6 +214,8 @@ def main() -> None:
         ]
         for contest in contests:
             conclude(contest(), chosen.runs, store.environment)
+        if not chosen.large:
+            return
         size = make_large(large, chosen.large)
         what = f"{chosen.large} files that do not compress, {size / 1e6:,.0f} MB"
         conclude(

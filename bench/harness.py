@@ -523,10 +523,9 @@ def _back_up(job: dict[str, Any]) -> None:
         for unit in units:
             back_up(unit, vault)
     else:
-        fork = multiprocessing.get_context("fork")  # as warm functions: nothing to import
-        with ProcessPoolExecutor(
-            job["parallel"], fork, initializer=storage.client.cache_clear
-        ) as pool:
+        # As warm functions, which have their client, but connections of their own.
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(job["parallel"], fork, initializer=storage.client().close) as pool:
             list(pool.map(back_up, units, [vault] * len(units)))
     summary, _ = seal(vault, SealRequest(run_id=run))
     if summary:

@@ -11,8 +11,8 @@ import pytest
 from stepvault import storage
 from stepvault.buckets import Buckets
 from stepvault.engines.base import ObjectEntry
-from stepvault.engines.files import engine
-from stepvault.errors import SourceMissing
+from stepvault.engines.files import engine, plan
+from stepvault.errors import SourceChanged, SourceMissing
 from stepvault.models import FilesSource, RestoreOptions
 from tests.engines.driver import Result, back_up, previous_of, restore_job, run_restore
 
@@ -141,3 +141,40 @@ def test_one_object_comes_back_alone(bucket: str, tmp_path: Path) -> None:
     options = RestoreOptions(only=["/a/b.jpg"])
     found = restored(one, results, tmp_path / "vault", tmp_path / "to", options=options)
     assert found == {"a/b.jpg": b"inside a"}
+
+
+@pytest.fixture
+def in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is more than 2 MiB is split, into parts of a MiB."""
+    monkeypatch.setattr(plan, "SPLIT_ABOVE", 2 << 20)
+    monkeypatch.setattr(plan, "SPLIT_INTO", 1 << 20)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_an_object_too_large_for_one_unit_is_read_in_parts(bucket: str, tmp_path: Path) -> None:
+    one, vault, caps = source(bucket), tmp_path / "one", {"batch_bytes": 1 << 20}
+    results = run(one, vault, **caps)
+    big = OBJECTS["photos/big.bin"]
+    assert sum((o.raw_bytes > 1 << 20) for r in results for o in r.objects) == 3
+    assert restored(one, results, vault, tmp_path / "to") == EXPECTED
+    options = RestoreOptions(only=["/big.bin"])
+    assert restored(one, results, vault, tmp_path / "alone", options=options) == {"big.bin": big}
+    second = run(one, tmp_path / "two", previous=previous_of("one", results, vault, one), **caps)
+    assert not list((tmp_path / "two").glob("*.tar.zst"))
+    earlier = {"one": vault}
+    assert restored(one, second, tmp_path / "two", tmp_path / "again", earlier=earlier) == EXPECTED
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_an_object_replaced_between_its_parts_fails_the_backup(bucket: str, tmp_path: Path) -> None:
+    class Replacing(Buckets):
+        """S3 in which somebody replaces the object once its first part was read."""
+
+        def read(self, bucket: str, key: str, *more: Any) -> Iterator[bytes]:
+            yield from super().read(bucket, key, *more)
+            if key == "photos/big.bin":
+                storage.client().put_object(Bucket=bucket, Key=key, Body=bytes(3 << 20))
+
+    caps = {"buckets": Buckets(), "batch_bytes": 1 << 20}
+    with pytest.raises(SourceChanged, match="replaced or deleted while it was read in 3 parts"):
+        back_up(engine, source(bucket), tmp_path / "vault", plan=caps, buckets=Replacing())

@@ -13,6 +13,8 @@ from stepvault.engines.files.tree import Tree, walk_key
 from tests.engines.driver import back_up, previous_of, restore_job, run_restore
 from tests.engines.files import trees
 
+pytestmark = pytest.mark.usefixtures("file_system")
+
 
 def test_a_directory_larger_than_memory_likes_is_walked_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,8 @@ from stepvault.engines.files import engine
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.files import trees
 
+pytestmark = pytest.mark.usefixtures("file_system")
+
 
 @pytest.mark.parametrize("make", [trees.lifelike, trees.nasty])
 @pytest.mark.parametrize("batch_files", [50_000, 8])

@@ -1,6 +1,7 @@
 """Restores that stop half-way, and go on."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,51 @@ def test_a_backup_without_tables_is_a_whole_one(pg18: PostgresServer, tmp_path: 
     job = restore_job(results, vault, source(name), connection=where, options=options)
     run_restore(engine, job)
     assert holds(pg18, str(where.database)) == holds(pg18, name)
+
+
+def test_a_database_that_is_made_gets_the_settings_of_the_one_backed_up(
+    pg18: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be set is told and left; the quick time-out would end the restore itself."""
+    name = f'{new_database(pg18)} "odd"'
+    quoted = name.replace('"', '""')
+    pg18.psql(f'CREATE DATABASE "{quoted}"')
+    pg18.psql(
+        f"""CREATE TABLE t AS SELECT 1 AS i; CREATE ROLE ghost;
+        ALTER ROLE ghost IN DATABASE "{quoted}" SET work_mem = '6MB';
+        ALTER DATABASE "{quoted}" SET search_path TO 'a b', public;
+        ALTER DATABASE "{quoted}" SET statement_timeout = '1ms';
+        ALTER DATABASE "{quoted}" SET application_name TO E'two\nlines; ALTER DATABASE x';
+        ALTER DATABASE "{quoted}" CONNECTION LIMIT 7;
+        ALTER ROLE postgres IN DATABASE "{quoted}" SET work_mem = '5MB';
+        COMMENT ON DATABASE "{quoted}" IS 'it''s "odd"';
+        REVOKE CONNECT ON DATABASE "{quoted}" FROM PUBLIC""",
+        database=name,
+    )
+    wanted = source("odd")
+    [result] = back_up(engine, wanted, tmp_path / "vault", connection=address(pg18, name))
+    pg18.psql("DROP ROLE ghost")
+    new = f"{name} again"
+
+    def described(database: str) -> list[str]:
+        return pg18.psql(
+            "SELECT setconfig, setrole FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+            f" WHERE datname = '{database}' ORDER BY setrole;"
+            " SELECT datconnlimit, shobj_description(oid, 'pg_database'),"
+            " (SELECT array_agg(a::text ORDER BY a::text) FROM unnest(datacl) a)"
+            f" FROM pg_database WHERE datname = '{database}'"
+        ).splitlines()
+
+    options = RestoreOptions(database=new, owner="keep")
+    where = address(pg18, "postgres")
+    job = restore_job(result, tmp_path / "vault", wanted, connection=where, options=options)
+    run_restore(engine, job)
+    assert described(new) == described(name)
+    assert len(described(new)) >= 3
+    assert engine.differences(job) == []
+    assert [r.args[1] for r in caplog.records if r.args] == ['role "ghost" does not exist']
+
+    bare = replace(job, options=RestoreOptions(database=f"{name} bare", owner="none"))
+    run_restore(engine, bare)
+    assert "work_mem" not in "".join(described(f"{name} bare"))
+    assert "a b" in "".join(described(f"{name} bare"))

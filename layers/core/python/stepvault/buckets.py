@@ -29,10 +29,14 @@ class Buckets:
                         entry["LastModified"].timestamp(),
                     )
 
-    def read(self, bucket: str, key: str, etag: str | None = None) -> Iterator[bytes]:
-        condition = {"IfMatch": etag} if etag else {}
+    def read(
+        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+    ) -> Iterator[bytes]:
+        asked = {"IfMatch": etag} if etag else {}
+        if part:
+            asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
         with _source_errors(bucket, key):
-            body = storage.client().get_object(Bucket=bucket, Key=key, **condition)["Body"]  # type: ignore[arg-type]
+            body = storage.client().get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
             yield from body.iter_chunks(_CHUNK)
 
 

@@ -51,7 +51,7 @@ class Upload:
     Args:
         pool: runs the requests; shared by the streams of a unit.
         inflight: parts of this stream that may be on their way at a time. Memory is at most
-            ``inflight + 1`` parts, used again and again.
+            ``inflight + 1`` parts.
         governor: may lower ``inflight`` while memory is short.
         meter: told of every request and every wait.
 
@@ -76,8 +76,6 @@ class Upload:
         self._governor = governor
         self._meter = meter
         self._part = bytearray()
-        self._filled = 0
-        self._spare: list[bytearray] = []
         self._next = 1
         self._size = 0
         self._sha256 = hashlib.sha256()
@@ -105,28 +103,18 @@ class Upload:
         self._sha256.update(data)
         with memoryview(data) as whole:
             done = 0
-            while taken := min(len(whole) - done, part_size(self._next) - self._filled):
-                self._fill(whole[done : done + taken])
+            while taken := min(len(whole) - done, part_size(self._next) - len(self._part)):
+                self._part += whole[done : done + taken]
                 done += taken
-                if self._filled == part_size(self._next):
+                if len(self._part) == part_size(self._next):
                     self._send_part()
-
-    def _fill(self, piece: memoryview) -> None:
-        """Put it into the part; one that is new grows as it is filled, so small objects stay small."""
-        end = self._filled + len(piece)
-        if self._filled == len(self._part):
-            self._part += piece
-        else:
-            with memoryview(self._part) as part:
-                part[self._filled : end] = piece
-        self._filled = end
 
     def complete(self) -> Uploaded:
         """Make the object exist. Everything written is in it once this returns."""
         if self._upload_id is None:
             self._put_whole()
         else:
-            if self._filled:
+            if self._part:
                 self._send_part()
             self._wait_until(lambda: self._flying == 0)
             self._finish()
@@ -145,7 +133,7 @@ class Upload:
                 )
 
     def _put_whole(self) -> None:
-        body = self._filled_part()
+        body = self._take_part()
         started = time.perf_counter()
         with storage.vault_errors(self._bucket):
             storage.client().put_object(
@@ -161,18 +149,14 @@ class Upload:
                 )["UploadId"]
         self._wait_until(lambda: self._flying < self._governor.inflight(self._wanted))
         number, self._next = self._next, self._next + 1
-        body = self._filled_part()
-        self._part = self._spare.pop() if self._spare else bytearray()
-        if len(self._part) != part_size(self._next):
-            self._part = bytearray()
+        body = self._take_part()
         with self._changed:
             self._flying += 1
         self._pool.submit(self._upload_part, number, body)
 
-    def _filled_part(self) -> bytearray:
-        part, filled = self._part, self._filled
-        del part[filled:]
-        self._size, self._filled = self._size + filled, 0
+    def _take_part(self) -> bytearray:
+        part, self._part = self._part, bytearray()
+        self._size += len(part)
         return part
 
     def _upload_part(self, number: int, body: bytearray) -> None:
@@ -191,7 +175,6 @@ class Upload:
                     )["ETag"]
                 self._etags[number] = (etag, checksum)
                 self._meter.add(len(body), time.perf_counter() - started, 0.0)
-                self._spare.append(body)
         except BaseException as error:  # raised again in the stream
             self._error = error
         finally:

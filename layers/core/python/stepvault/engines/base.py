@@ -67,8 +67,11 @@ class ObjectReader(Protocol):
         """Every object under the prefix, in key order."""
         ...
 
-    def read(self, bucket: str, key: str, etag: str | None = None) -> Iterator[bytes]:
-        """The object's bytes; SourceChanged if its ETag is no longer the one given."""
+    def read(
+        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+    ) -> Iterator[bytes]:
+        """The object's bytes, or those from one offset up to another; SourceChanged if its ETag is
+        no longer the one given."""
         ...
 
 

@@ -19,6 +19,7 @@ from itertools import chain
 
 from stepvault.engines.base import Buffer, ObjectEntry, ObjectReader
 from stepvault.engines.files import index, listing, tar
+from stepvault.engines.files.holes import HoleDigest
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.pack import Member
 from stepvault.engines.files.selection import Filters
@@ -86,11 +87,13 @@ def objects(source: FilesSource, buckets: ObjectReader, notes: Notes) -> Iterato
         yield from _without_clashes(_wanted(found, source, notes))
 
 
-def object_record(entry: Entry) -> bytes:
-    """The listing's record of an object: what to ask S3 for, and its path."""
+def object_record(entry: Entry, part: listing.Range | None = None) -> bytes:
+    """The listing's record of an object or a part of it: what to ask S3 for, and its path."""
     status = entry.status
     assert isinstance(status, ObjectStatus)  # noqa: S101 - only objects come here
-    asked = json.dumps([status.key, status.etag, status.st_size, status.st_mtime_ns]).encode()
+    numbers = [part.start, part.end, part.number, part.count] if part else []
+    known = [status.key, status.etag, status.st_size, status.st_mtime_ns]
+    asked = json.dumps([*known, *numbers]).encode()
     return listing.OBJECT + b"%d:" % len(asked) + asked + entry.path + listing.END
 
 
@@ -191,8 +194,10 @@ class BucketReader:
         """
         ahead: deque[Callable[[], Member | None]] = deque()
         for record in records:
-            path, status = _parse(record)
-            if status.st_size <= _SMALL:
+            path, status, part = _parse(record)
+            if part:
+                ahead.append(partial(self._part, path, status, part))
+            elif status.st_size <= _SMALL:
                 ahead.append(self._pool.submit(self._member, path, status).result)
             else:  # asked for when its turn comes, so that no connection waits
                 ahead.append(partial(self._member, path, status))
@@ -224,6 +229,29 @@ class BucketReader:
             status = now
         return None
 
+    def _part(self, path: bytes, status: ObjectStatus, part: listing.Range) -> Member:
+        """A part of an object too large for one unit; another object's would not fit the others."""
+        name = f"s3://{self._bucket}/{status.key}"
+        ends = part.start, part.end
+        chunks = _exactly(
+            self._buckets.read(self._bucket, status.key, status.etag, ends),
+            part.end - part.start,
+            name,
+        )
+        try:
+            first = next(chunks)
+        except (SourceMissing, SourceChanged) as error:
+            raise SourceChanged(
+                f"{name} was replaced or deleted while it was read in {part.count} parts",
+                "Run the backup again",
+            ) from error
+        digest = HoleDigest()
+        member = self._described(path, status, part.end - part.start)
+        member.kind, member.name = index.PIECE, part.name(path)
+        member.link, member.digest = b"%d-%d" % ends, digest.hexdigest
+        member.content = _hashed(chain([first], chunks), part.start, digest)
+        return member
+
     def _look(self, key: str) -> ObjectStatus | None:
         for one in self._buckets.list(self._bucket, key):
             if one.key == key:
@@ -238,10 +266,14 @@ class BucketReader:
             status.st_size,
             f"s3://{self._bucket}/{status.key}",
         )
-        content: bytes | Iterator[Buffer]
         # The first bytes of a large one tell whether it is still the object that was listed.
         small = status.st_size <= _SMALL
-        content = b"".join(chunks) if small else chain([next(chunks)], chunks)
+        member = self._described(path, status, status.st_size)
+        member.content = b"".join(chunks) if small else chain([next(chunks)], chunks)
+        return member
+
+    @staticmethod
+    def _described(path: bytes, status: ObjectStatus, size: int) -> Member:
         meta = tar.Metadata(status.st_mode, 0, 0, status.st_mtime_ns)
         return Member(
             path=path,
@@ -251,15 +283,23 @@ class BucketReader:
             ctime_ns=status.st_ctime_ns,
             inode=b"%d" % status.st_ino,
             full_size=status.st_size,
-            size=status.st_size,
-            content=content,
+            size=size,
         )
 
 
-def _parse(record: bytes) -> tuple[bytes, ObjectStatus]:
+def _parse(record: bytes) -> tuple[bytes, ObjectStatus, listing.Range | None]:
     length, _, rest = record[1:].partition(b":")
-    key, etag, size, mtime = json.loads(rest[: int(length)])
-    return rest[int(length) :], ObjectStatus(key, etag, size, mtime)
+    key, etag, size, mtime, *numbers = json.loads(rest[: int(length)])
+    part = listing.Range(*numbers) if numbers else None
+    return rest[int(length) :], ObjectStatus(key, etag, size, mtime), part
+
+
+def _hashed(chunks: Iterator[bytes], offset: int, digest: HoleDigest) -> Iterator[Buffer]:
+    """The chunks, seen by the digest first."""
+    for chunk in chunks:
+        digest.update(offset, chunk)
+        offset += len(chunk)
+        yield chunk
 
 
 def _exactly(chunks: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:

@@ -35,6 +35,10 @@ _ONE_PACK = 64 << 20
 DIRECTORIES = "directories"
 
 
+#: Gives the record of an entry, or of a part of it.
+_Record = Callable[[Entry, listing.Range | None], bytes]
+
+
 def plan(job: PlanJob) -> Iterator[UnitDraft]:
     """Units of a directory, the largest first.
 
@@ -75,8 +79,10 @@ def _earlier(job: PlanJob, notes: Notes) -> Earlier | None:
         return None
 
 
-def entry_record(entry: Entry) -> bytes:
-    """The record of an entry that is stored whole."""
+def entry_record(entry: Entry, part: listing.Range | None = None) -> bytes:
+    """The record of an entry, or of a part of it."""
+    if part:
+        return part.record(entry.path)
     kind = b"h" if entry.kind == FILE and entry.status.st_nlink > 1 else entry.kind.encode()
     return kind + entry.path + listing.END
 
@@ -136,7 +142,7 @@ class _LaidAside:
         links: Sorted,
         earlier: Earlier | None,
         same: SameContent | None,
-        record: Callable[[Entry], bytes],
+        record: _Record,
     ) -> None:
         self._job = job
         self._links = links
@@ -174,10 +180,10 @@ class _LaidAside:
                 self._directories.add(entry_record(entry))
             elif entry.kind == FILE and entry.status.st_nlink > 1:
                 self._links.add(entry)
-            elif (size := stored_bytes(entry)) > SPLIT_ABOVE and self._record is entry_record:
-                yield from _pieces(entry)
+            elif (size := stored_bytes(entry)) > SPLIT_ABOVE:
+                yield from _pieces(entry, self._record)
             else:
-                yield size, self._record(entry)
+                yield size, self._record(entry, None)
 
     def _lay(self, item: Item, records: list[bytes], *, linked: bool) -> None:
         self._items.append(_Laid(item, self._spool.put(b"".join(records)), linked))
@@ -231,13 +237,13 @@ def _cut(chunk: bytes) -> Iterator[bytes]:
     return (record + listing.END for record in chunk[:-1].split(listing.END))
 
 
-def _pieces(entry: Entry) -> Iterator[tuple[int, bytes]]:
+def _pieces(entry: Entry, record: _Record) -> Iterator[tuple[int, bytes]]:
     size = entry.status.st_size
     count = -(-size // SPLIT_INTO)
     for number in range(count):
         start = number * SPLIT_INTO
         end = min(start + SPLIT_INTO, size)
-        yield end - start, listing.Range(start, end, number + 1, count).record(entry.path)
+        yield end - start, record(entry, listing.Range(start, end, number + 1, count))
 
 
 def _with_warnings(

@@ -1,5 +1,6 @@
 """Opening one unit of a source."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -7,10 +8,11 @@ from stepvault.engines.base import WHOLE, Job, ObjectReader, Snapshot
 from stepvault.engines.files import bucket, listing, plan
 from stepvault.engines.files.bucket import BucketReader
 from stepvault.engines.files.carried import CarriedUnit
-from stepvault.engines.files.directory import DirectoryReader
+from stepvault.engines.files.directory import AheadReader, DirectoryReader
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.pack import PackedUnit
-from stepvault.engines.files.tree import Tree
+from stepvault.engines.files.tree import ROOT, Tree
+from stepvault.engines.mounts import is_network
 from stepvault.errors import SourceUnsupported
 from stepvault.models import FilesSource
 
@@ -43,10 +45,12 @@ def _of_directory(
 ) -> Snapshot:
     source: FilesSource = job.source
     notes = Notes()
+    far = is_network(os.fstat(tree.directory(ROOT)).st_dev)
+    reader = AheadReader if far else DirectoryReader
     return PackedUnit(
         head or listing.Head(unit=WHOLE),
         listing.records(chunks) if head else plan.whole(source, tree, notes),
-        lambda: DirectoryReader(source, notes),
+        lambda: reader(source, notes),
         notes,
         facts={"path": source.path},
     )

@@ -57,7 +57,8 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
             target.require_roles(opened, selection.roles(chosen))
         elif job.options.owner != "none":
             target.require_roles(opened, [job.options.owner])
-    return list(_tasks(job, archive, chosen, secrets.token_hex(8)))
+    made = (new or job.options.overwrite) and not job.options.only
+    return list(_tasks(job, archive, chosen, secrets.token_hex(8), made=made))
 
 
 def do(job: RestoreJob, task: RestoreTask) -> Counts:
@@ -93,9 +94,9 @@ def _object(job: RestoreJob, name: str) -> StoredObject:
 
 
 def _tasks(
-    job: RestoreJob, archive: toc.Toc, chosen: Sequence[toc.Entry], restore: str
+    job: RestoreJob, archive: toc.Toc, chosen: Sequence[toc.Entry], restore: str, *, made: bool
 ) -> Iterator[RestoreTask]:
-    """Definitions; rows and large objects; what rests on them."""
+    """Definitions; rows and large objects; what rests on them, and on the database if it is ``made``."""
     stored = {o.name: o for o in job.objects}
 
     def task(stage: Any, number: str, step: str, names: Sequence[str], **more: Any) -> RestoreTask:
@@ -139,7 +140,7 @@ def _tasks(
     if others:
         yield task("data", "others", "script", ["toc.dat", *files], ids=others)
 
-    yield task("after", "finish", "finish", ["toc.dat"], ids=after)
+    yield task("after", "finish", "finish", ["toc.dat"], ids=after, made=made)
 
 
 def _is_data(archive: toc.Toc, dump_id: int) -> bool:
@@ -224,6 +225,9 @@ class _Work:
                 finish.Builder(self.job, self.restore, folder, self._options()).build(alone)
                 rest = [e.dump_id for e in mine if e.kind not in finish.PARALLEL]
                 self._apply(opened, target.end_notes(), rest, folder)
+                if self.task.arguments.get("made"):
+                    about = [e for e in archive.entries if e.of_database]
+                    target.describe(opened, about, self.job.options.owner)
         return Counts()
 
     # ------------------------------------------------------------ inside

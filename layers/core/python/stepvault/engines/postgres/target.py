@@ -5,6 +5,8 @@ finished step, written in the same transaction as the step itself: a task that r
 a crash skips what has been committed, and nothing is ever loaded twice. The last task drops it.
 """
 
+import logging
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +26,8 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
+
+log = logging.getLogger(__name__)
 
 NOTES = "stepvault_restore"
 
@@ -53,6 +57,15 @@ WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
                     AND d.objid = thing.oid AND d.deptype = 'e')
 ORDER BY rank, name LIMIT 4
 """
+
+_OF_DATABASE = re.compile(rb"^DATABASE ")
+#: Where statements about a database name it, quoted or not.
+_ABOUT_DATABASE = (
+    rb"^((?:ALTER|ALTER ROLE .+? IN|COMMENT ON|SECURITY LABEL FOR .+? ON|(?:GRANT|REVOKE) [A-Z, ]+ ON)"
+    rb' DATABASE) (?:%b|"%b")(?= )'
+)
+_STATEMENTS = re.compile(rb"(?<=;)\n+(?=(?:ALTER|COMMENT|SECURITY|GRANT|REVOKE) )")
+_ROLES = re.compile(rb"ALTER ROLE |GRANT |REVOKE ")
 
 #: Which rows of extensions' configuration tables are not of the extension's own script.
 _CONDITIONS = """
@@ -119,6 +132,35 @@ def create(job: RestoreJob) -> None:
             return
         except psycopg.Error as error:
             raise failures.from_server(error, f"cannot create database {name}") from error
+
+
+def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
+    """Give a database that the restore made what the backup says of it: settings, comment, grants.
+
+    What cannot be set here (a role that is not there, a setting that takes a superuser) is logged
+    and left: the database is whole without it.
+
+    Args:
+        entries: those about the database as such.
+        owner: as in the restore's options; roles are spoken of with ``keep`` only.
+    """
+    new = sql.Identifier(opened.info.dbname).as_bytes(opened)
+    for entry in entries:
+        old = re.escape(_OF_DATABASE.sub(b"", entry.tag))
+        names = re.compile(_ABOUT_DATABASE % (old, old.replace(b'"', b'""')), re.MULTILINE)
+        for statement in _STATEMENTS.split(entry.definition or b""):
+            if _ROLES.match(statement) and owner != "keep":
+                continue
+            renamed = names.sub(lambda m: m[1] + b" " + new, statement, count=1)
+            if entry.kind == b"DATABASE" or renamed == statement:
+                continue
+            try:
+                opened.execute(renamed)
+            except psycopg.Error as error:
+                said = str(error).splitlines()[0]
+                log.warning(
+                    "postgres: not restored: %s (%s)", statement.decode(errors="replace"), said
+                )
 
 
 def drop(job: RestoreJob) -> None:

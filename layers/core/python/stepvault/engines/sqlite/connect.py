@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote_from_bytes
 
-from stepvault.engines.sqlite.mounts import is_network
+from stepvault.engines.mounts import is_network
 from stepvault.errors import SourceUnsupported
 
 #: Seconds to wait for another process's lock.

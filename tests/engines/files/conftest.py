@@ -1,0 +1,12 @@
+"""Tests that use ``file_system`` run twice: entries read one by one, and ahead as on EFS."""
+
+import pytest
+
+from stepvault.engines.files import unit
+
+
+@pytest.fixture(params=["local", "network"])
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "network":
+        monkeypatch.setattr(unit, "is_network", lambda _: True)
+    return str(request.param)

@@ -1,0 +1,63 @@
+"""Reading ahead on file systems that make one wait for every file."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from stepvault.engines.base import Job, PlanJob
+from stepvault.engines.files import directory, engine, unit
+from stepvault.errors import SourceMissing
+from tests.engines.driver import back_up, backup_to_folder, restore_job, run_restore
+from tests.engines.files import trees
+
+
+def test_several_small_files_are_waited_for_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In order all the same, large ones and hard links among them."""
+    root, meeting = tmp_path / "tree", threading.Barrier(4, timeout=20)
+    root.mkdir()
+    for number in range(64):
+        (root / f"{number:02}").write_bytes(b"%d" % number * 100)
+    (root / "30-large").write_bytes(bytes(range(256)) * 8192)
+    (root / "31-link").hardlink_to(root / "31")
+    read = directory._OpenFile.whole
+
+    def together(file: directory._OpenFile, memory: memoryview) -> bytes | memoryview:
+        if file.path < b"16":
+            meeting.wait()
+        return read(file, memory)
+
+    monkeypatch.setattr(unit, "is_network", lambda _: True)
+    monkeypatch.setattr(directory._OpenFile, "whole", together)
+    source = trees.source(root)
+    results = back_up(engine, source, tmp_path / "vault")
+    job = restore_job(results, tmp_path / "vault", source, path=tmp_path / "to")
+    run_restore(engine, job)
+    assert engine.differences(job) == []
+    assert trees.rsync_difference(root, tmp_path / "to") == ""
+
+
+def test_what_is_gone_or_changed_kind_since_the_plan_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unit, "is_network", lambda _: True)
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("a", "b", "c", "d"):
+        (root / name).write_text(name)
+    source = trees.source(root)
+    (draft,) = engine.plan(PlanJob(source=source))
+    listing = b"".join(draft.listing or ())
+    (root / "b").unlink()
+    (root / "c").unlink()
+    (root / "c").symlink_to("a")
+    result = backup_to_folder(engine, Job(source=source, listing=iter([listing])), tmp_path / "v")
+    assert sorted(result.warnings) == [
+        "became a link before it was read, left out (1): c",
+        "vanished before it was read, left out (1): b",
+    ]
+    root.rename(tmp_path / "elsewhere")
+    with pytest.raises(SourceMissing, match="no directory"):
+        backup_to_folder(engine, Job(source=source, listing=iter([listing])), tmp_path / "w")
