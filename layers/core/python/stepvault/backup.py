@@ -25,7 +25,7 @@ from typing import Any
 from stepvault import __version__, engines, keys, secrets
 from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
-from stepvault.compress import Compressor, Plain
+from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
@@ -163,8 +163,9 @@ class _Path:
                 encoder: Compressor | Plain = Plain()
                 if stream.encoding == "zstd":
                     level = self._unit.source.compression_level
-                    # Several streams keep the cores busy on their own.
-                    encoder = Compressor(level, compressors if helpers else None, helpers)
+                    # Several streams keep the cores busy on their own, and share the memory.
+                    frame = FRAME if parallel == 1 else FRAME // 2
+                    encoder = Compressor(level, compressors if helpers else None, helpers, frame)
                 return self._store(stream, encoder, uploads, inflight)
 
             stored = self._in_parallel(snapshot, store, parallel)

@@ -28,14 +28,17 @@ class Compressor:
     Args:
         level: zstd level, 1 to 19.
         helpers: compress frames beside the caller; without them ``feed`` does it itself.
-        ahead: frames that may be with the helpers at a time; each holds ``FRAME`` bytes.
+        ahead: frames that may be with the helpers at a time; each holds ``frame`` bytes.
+        frame: raw bytes of a frame at most.
 
     Attributes:
         frames: (raw offset, stored offset) of the beginning and of what follows each EndFrame;
             one such stretch may be several zstd frames.
     """
 
-    def __init__(self, level: int, helpers: Executor | None = None, ahead: int = 0) -> None:
+    def __init__(
+        self, level: int, helpers: Executor | None = None, ahead: int = 0, frame: int = FRAME
+    ) -> None:
         self._parameters = zstandard.ZstdCompressionParameters.from_level(
             level, window_log=_WINDOW_LOG, write_checksum=True
         )
@@ -43,7 +46,8 @@ class Compressor:
         self._helpers = helpers
         self._ahead = ahead
         self._flying: deque[tuple[Future[bytes], bytearray, int | None]] = deque()
-        self._spare = [bytearray(FRAME) for _ in range(ahead + 1)]
+        self._frame = frame
+        self._spare = [bytearray(frame) for _ in range(ahead + 1)]
         self._buffer = self._spare.pop()
         self._filled = 0
         self._raw = 0
@@ -60,13 +64,13 @@ class Compressor:
             return b"".join(ready)
         ready, done = [], 0
         with memoryview(chunk) as whole:
-            while taken := min(len(whole) - done, FRAME - self._filled):
+            while taken := min(len(whole) - done, self._frame - self._filled):
                 end = self._filled + taken
                 # Assigned to itself, a bytearray would copy the slice once more.
                 with memoryview(self._buffer) as buffer:
                     buffer[self._filled : end] = whole[done : done + taken]
                 self._filled, done = end, done + taken
-                if end == FRAME:
+                if end == self._frame:
                     ready += self._end_frame()
         self._raw += done
         return b"".join(ready)
