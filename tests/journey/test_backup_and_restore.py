@@ -44,7 +44,8 @@ def downloaded(world, run, tmp_path_factory):
         for entry in world.vault.entries(prefix):
             path = folder / entry.key[len(prefix) :]
             path.parent.mkdir(parents=True, exist_ok=True)
-            client().download_file(world.vault.bucket, entry.key, str(path))
+            found = client().get_object(Bucket=world.vault.bucket, Key=entry.key)
+            path.write_bytes(found["Body"].read())
         return folder
 
     return download
