@@ -16,9 +16,14 @@ BRANDS = {"mariadb": MariaDb, "mysql": MySql}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    beside = [i for i in items if i.get_closest_marker("mariadb") and "[mysql" in i.name]
+    beside = [i for i in items if i.get_closest_marker("mariadb") and _brand(i) == "mysql"]
     config.hook.pytest_deselected(items=beside)
     items[:] = [i for i in items if i not in beside]
+
+
+def _brand(item: pytest.Item) -> str | None:
+    params: dict[str, str] = getattr(getattr(item, "callspec", None), "params", {})
+    return params.get("brand")
 
 
 @pytest.fixture(scope="session", params=BRANDS)

@@ -9,23 +9,23 @@ from examples.demo.postgres_server import PostgresServer
 from stepvault.engines.postgres import engine
 from stepvault.errors import SourceUnsupported
 from tests.engines.driver import back_up, restore_job, run_restore
-from tests.engines.postgres.pooler import Pooler
+from tests.engines.postgres.pooler import pooled
 from tests.engines.postgres.rig import address, holds, make_odd, new_database, source
 
 
 def test_a_pooler_in_transaction_mode_is_refused(
     pg18: PostgresServer, odd18: str, tmp_path: Path
 ) -> None:
-    with Pooler(pg18, odd18, "transaction", tmp_path) as pooler:
-        connection = address(pg18, odd18, port=pooler.port)
+    with pooled(pg18, odd18, "transaction", tmp_path) as port:
+        connection = address(pg18, odd18, port=port)
         with pytest.raises(SourceUnsupported, match="pooler in transaction mode") as caught:
             back_up(engine, source(odd18), tmp_path / "vault", connection=connection)
     assert "session mode" in caught.value.fix
 
 
 def test_a_pooler_in_session_mode_serves(pg18: PostgresServer, odd18: str, tmp_path: Path) -> None:
-    with Pooler(pg18, odd18, "session", tmp_path) as pooler:
-        connection = address(pg18, odd18, port=pooler.port)
+    with pooled(pg18, odd18, "session", tmp_path) as port:
+        connection = address(pg18, odd18, port=port)
         [result] = back_up(
             engine, source(odd18), tmp_path / "vault", connection=connection, connections=2
         )

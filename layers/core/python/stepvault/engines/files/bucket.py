@@ -21,7 +21,7 @@ from stepvault.engines.base import Buffer, ObjectEntry, ObjectReader
 from stepvault.engines.files import index, listing, tar
 from stepvault.engines.files.holes import HoleDigest
 from stepvault.engines.files.notes import Notes
-from stepvault.engines.files.pack import Member
+from stepvault.engines.files.pack import HELD, Member
 from stepvault.engines.files.selection import Filters
 from stepvault.engines.files.tree import walk_key
 from stepvault.engines.files.walk import FILE, Entry
@@ -30,8 +30,6 @@ from stepvault.models import FilesSource
 
 SCHEME = "s3://"
 
-#: Objects up to this size are fetched ahead and held; larger ones are streamed.
-_SMALL = 1 << 20
 #: Small objects are fetched by this many threads; S3's latency hides behind them.
 _THREADS = 16
 _AHEAD = 32
@@ -197,7 +195,7 @@ class BucketReader:
             path, status, part = _parse(record)
             if part:
                 ahead.append(partial(self._part, path, status, part))
-            elif status.st_size <= _SMALL:
+            elif status.st_size <= HELD:
                 ahead.append(self._pool.submit(self._member, path, status).result)
             else:  # asked for when its turn comes, so that no connection waits
                 ahead.append(partial(self._member, path, status))
@@ -267,7 +265,7 @@ class BucketReader:
             f"s3://{self._bucket}/{status.key}",
         )
         # The first bytes of a large one tell whether it is still the object that was listed.
-        small = status.st_size <= _SMALL
+        small = status.st_size <= HELD
         member = self._described(path, status, status.st_size)
         member.content = b"".join(chunks) if small else chain([next(chunks)], chunks)
         return member

@@ -18,15 +18,13 @@ from stepvault.engines.base import Buffer
 from stepvault.engines.files import index, listing, tar
 from stepvault.engines.files.holes import HoleDigest, Runs, runs_of
 from stepvault.engines.files.notes import Notes
-from stepvault.engines.files.pack import Member
+from stepvault.engines.files.pack import HELD, Member
 from stepvault.engines.files.tree import Tree, split
 from stepvault.engines.files.walk import unreadable
 from stepvault.engines.files.xattrs import xattrs_at, xattrs_of
 from stepvault.errors import SourceCorrupt, SourceMissing
 from stepvault.models import FilesSource
 
-#: Files up to this size are read in one call and held; larger ones are streamed.
-_SMALL = 1 << 20
 _BUFFER = 1 << 20
 #: Threads that read ahead on network file systems, and the files of up to a MiB they may hold.
 _THREADS, _AHEAD = 8, 16
@@ -153,7 +151,7 @@ class DirectoryReader:
                 member.kind, member.link = index.HARD_LINK, first
                 return member
             open_file = _OpenFile(path, descriptor, status, self._notes)
-            if part is None and status.st_size <= _SMALL and not open_file.may_have_holes:
+            if part is None and status.st_size <= HELD and not open_file.may_have_holes:
                 member.size = status.st_size
                 member.content = open_file.whole(self._memory)
             elif self._small_only:

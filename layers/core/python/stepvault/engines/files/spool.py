@@ -76,11 +76,8 @@ class Records(Spooled):
 
     def add(self, record: bytes) -> None:
         """Add one record, end mark included."""
+        super().add(record)
         self.count += 1
-        self._held.append(record)
-        self._size += len(record)
-        if self._size >= _BLOCK:
-            self._flush()
 
     def extend(self, records: Iterable[bytes]) -> None:
         for record in records:

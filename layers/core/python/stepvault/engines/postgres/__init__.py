@@ -1,7 +1,7 @@
 """PostgreSQL: a stock directory archive, its rows read in parallel under one snapshot.
 
-``snapshot`` backs up, ``restore`` puts back, ``verify`` and ``configuration`` (extensions' own
-tables) compare. Below them: ``session`` (connections), ``programs`` (pg_dump and its kin),
+``snapshot`` backs up, ``restore`` puts back, ``verify`` compares, with ``configuration``
+for extensions' own tables. Below them: ``session`` (connections), ``programs`` (pg_dump and its kin),
 ``reader`` (COPY), ``tables`` (the catalog), ``toc`` (the archive's table of contents),
 ``failures`` (what PostgreSQL says, in our errors).
 """
@@ -19,7 +19,7 @@ from stepvault.engines.base import (
     Snapshot,
     UnitDraft,
 )
-from stepvault.engines.postgres import configuration, restore, verify
+from stepvault.engines.postgres import restore, verify
 from stepvault.engines.postgres.snapshot import open_snapshot
 from stepvault.models import RestoreTask
 
@@ -40,7 +40,7 @@ class Postgres:
         return restore.do(job, task)
 
     def differences(self, job: RestoreJob) -> list[str]:
-        return verify.differences(job) + configuration.differences(job)
+        return verify.differences(job)
 
 
 engine: Engine = Postgres()

@@ -4,16 +4,16 @@ The extension says in a condition which rows are not its script's own; these pg_
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psycopg
 from psycopg import Connection as Session
 
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import failures, restore, selection, target
+from stepvault.engines.postgres import failures, restore, target
 from stepvault.engines.postgres.reader import Content
-from stepvault.engines.postgres.toc import Entry
+from stepvault.engines.postgres.toc import Entry, Toc
 from stepvault.engines.sums import Sums
 from stepvault.models import StoredObject
 
@@ -21,21 +21,21 @@ _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _COPY = re.compile(rb"COPY (%b\.%b) (?:\((.*)\) )?FROM stdin;\n" % (_NAME, _NAME), re.DOTALL)
 
 
-def differences(job: RestoreJob) -> list[str]:
+def differences(
+    job: RestoreJob, opened: Session, archive: Toc, chosen: Sequence[Entry]
+) -> list[str]:
     """What the target's configuration tables hold otherwise than the backup does."""
-    archive = restore.read_toc(job)
     stored = {o.name: o for o in job.objects}
+    conditions = target.conditions(opened)
     found = []
-    with target.connect(job) as opened:
-        conditions = target.conditions(opened)
-        for entry in selection.choose(archive, job.options.only):
-            name = f"{entry.file.decode()}{archive.suffix}" if entry.file else ""
-            if (
-                entry.kind == b"TABLE DATA"
-                and name in stored
-                and "fingerprint" not in stored[name].facts
-            ):
-                found += _difference(job, opened, entry, stored[name], conditions)
+    for entry in chosen:
+        name = f"{entry.file.decode()}{archive.suffix}" if entry.file else ""
+        if (
+            entry.kind == b"TABLE DATA"
+            and name in stored
+            and "fingerprint" not in stored[name].facts
+        ):
+            found += _difference(job, opened, entry, stored[name], conditions)
     return found
 
 

@@ -58,7 +58,6 @@ WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
 ORDER BY rank, name LIMIT 4
 """
 
-_OF_DATABASE = re.compile(rb"^DATABASE ")
 #: Where statements about a database name it, quoted or not.
 _ABOUT_DATABASE = (
     rb"^((?:ALTER|ALTER ROLE .+? IN|COMMENT ON|SECURITY LABEL FOR .+? ON|(?:GRANT|REVOKE) [A-Z, ]+ ON)"
@@ -146,7 +145,7 @@ def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
     """
     new = sql.Identifier(opened.info.dbname).as_bytes(opened)
     for entry in entries:
-        old = re.escape(_OF_DATABASE.sub(b"", entry.tag))
+        old = re.escape(entry.tag.removeprefix(b"DATABASE "))
         names = re.compile(_ABOUT_DATABASE % (old, old.replace(b'"', b'""')), re.MULTILINE)
         for statement in _STATEMENTS.split(entry.definition or b""):
             if _ROLES.match(statement) and owner != "keep":

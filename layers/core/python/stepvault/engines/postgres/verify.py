@@ -20,7 +20,16 @@ from psycopg import Connection as Session
 
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import failures, programs, selection, session, tables, target, toc
+from stepvault.engines.postgres import (
+    configuration,
+    failures,
+    programs,
+    selection,
+    session,
+    tables,
+    target,
+    toc,
+)
 from stepvault.engines.postgres.reader import Content, Reader
 from stepvault.engines.postgres.restore import read_toc, rows_alone
 from stepvault.engines.postgres.tables import Storage, Table
@@ -54,6 +63,7 @@ def _differences(job: RestoreJob) -> list[str]:
                 # Rows alone went into tables that were there.
                 found += [] if rows_alone(archive) else _definitions(job, chosen)
                 found += _large_objects(job, opened)
+            found += configuration.differences(job, opened, archive, chosen)
         except psycopg.Error as error:
             raise failures.from_server(error, "cannot compare the database") from error
     return found
