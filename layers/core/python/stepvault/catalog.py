@@ -329,18 +329,12 @@ class Vault:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
 
-    def put_listing(self, key: str, listing: Iterable[bytes]) -> None:
-        """A unit's listing, compressed. A hundred thousand paths are about 1 MB."""
-        compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
-        body = b"".join(compressor.compress(chunk) for chunk in listing)
-        self.put(key, body + compressor.flush())
-
-    def listing(self, key: str) -> Iterator[bytes]:
-        """What ``put_listing`` stored."""
+    def listing(self, key: str) -> bytes:
+        """A unit's listing, as its engine made it."""
         body = self.get(key)
         if body is None:
             raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
-        yield from decompress([body])
+        return body
 
 
 def _json(record: Record) -> bytes:

@@ -140,7 +140,7 @@ def _unit(vault: Vault, run: str, source: Source, draft: UnitDraft) -> Unit:
     listing = None
     if draft.listing is not None:
         listing = keys.listing(run, source.name, draft.id)
-        vault.put_listing(listing, draft.listing)
+        vault.put(listing, b"".join(draft.listing))
     return Unit(
         run_id=run,
         id=draft.id,

@@ -117,7 +117,7 @@ class UnitDraft:
     id: str
     """Unique within the source, safe as a key segment."""
     listing: Iterable[bytes] | None = None
-    """What the unit needs to know, opaque to all but the engine; stored compressed."""
+    """What the unit needs to know, opaque to all but the engine; stored as it is."""
     estimated_bytes: int = 0
     estimated_files: int = 0
 
@@ -130,7 +130,7 @@ class Job:
     """The source's settings, of the engine's own model."""
     connection: Connection | None = None
     """Where to connect; None for engines that read files."""
-    listing: Iterator[bytes] | None = None
+    listing: Iterable[bytes] | None = None
     """What ``plan`` wrote for this unit, in chunks of any size; None means the whole source."""
     connections: int = 1
     """How many streams may be read in parallel."""

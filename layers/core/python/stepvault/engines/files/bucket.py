@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from stepvault.engines.base import Buffer, ObjectEntry, ObjectReader
 from stepvault.engines.files import index, listing, tar
@@ -36,29 +36,39 @@ _AHEAD = 32
 _ATTEMPTS = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStatus:
-    """What a file's status would say. Of an object only the size, time and ETag are known."""
+#: What all objects have for a mode.
+_MODE = 0o644
+
+
+class _Object(NamedTuple):
+    """What is known of an object."""
 
     key: str
     etag: str
-    st_size: int
-    st_mtime_ns: int
-    st_ctime_ns: int = 0
-    st_mode: int = 0o644
-    st_uid: int = 0
-    st_gid: int = 0
-    st_nlink: int = 1
-    st_dev: int = 0
+    size: int
+    mtime_ns: int
 
-    @property
-    def st_ino(self) -> int:
+    def inode(self) -> int:
         """A number that is another one when the ETag is."""
         return int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:7], "big")
 
-    @property
-    def st_blocks(self) -> int:
-        return -(-self.st_size // 512)
+    def entry(self, path: bytes) -> Entry:
+        """What a file's known would say."""
+        return Entry(
+            path=path,
+            kind=FILE,
+            size=self.size,
+            blocks=-(-self.size // 512),
+            mtime_ns=self.mtime_ns,
+            ctime_ns=0,
+            inode=self.inode(),
+            mode=_MODE,
+            uid=0,
+            gid=0,
+            device=0,
+            links=1,
+            origin=(self.key, self.etag),
+        )
 
 
 def place(source: FilesSource) -> tuple[str, str]:
@@ -87,11 +97,8 @@ def objects(source: FilesSource, buckets: ObjectReader, notes: Notes) -> Iterato
 
 def object_record(entry: Entry, part: listing.Range | None = None) -> bytes:
     """The listing's record of an object or a part of it: what to ask S3 for, and its path."""
-    status = entry.status
-    assert isinstance(status, ObjectStatus)  # noqa: S101 - only objects come here
     numbers = [part.start, part.end, part.number, part.count] if part else []
-    known = [status.key, status.etag, status.st_size, status.st_mtime_ns]
-    asked = json.dumps([*known, *numbers]).encode()
+    asked = json.dumps([*(entry.origin or ()), entry.size, entry.mtime_ns, *numbers]).encode()
     return listing.OBJECT + b"%d:" % len(asked) + asked + entry.path + listing.END
 
 
@@ -132,7 +139,7 @@ class _InWalkOrder:
             "SELECT path, key, etag, size, mtime FROM objects ORDER BY sort, key"
         )
         for path, key, etag, size, mtime in rows:
-            yield Entry(path, FILE, ObjectStatus(key, etag, size, mtime))
+            yield _Object(key, etag, size, mtime).entry(path)
 
     def close(self) -> None:
         self._database.close()
@@ -141,10 +148,9 @@ class _InWalkOrder:
 def _wanted(entries: Iterable[Entry], source: FilesSource, notes: Notes) -> Iterator[Entry]:
     filters = Filters(source)
     for entry in entries:
-        status = entry.status
-        if entry.path.endswith(b"%") and not status.st_size:
+        if entry.path.endswith(b"%") and not entry.size:
             notes.add("skipped a folder's marker object", entry.path)
-        elif source.max_file_size is not None and status.st_size > source.max_file_size:
+        elif source.max_file_size is not None and entry.size > source.max_file_size:
             notes.add(f"skipped, larger than max_file_size {source.max_file_size}", entry.path)
         elif filters.want(entry.path):
             yield entry
@@ -192,24 +198,24 @@ class BucketReader:
         """
         ahead: deque[Callable[[], Member | None]] = deque()
         for record in records:
-            path, status, part = _parse(record)
+            path, known, part = _parse(record)
             if part:
-                ahead.append(partial(self._part, path, status, part))
-            elif status.st_size <= HELD:
-                ahead.append(self._pool.submit(self._member, path, status).result)
+                ahead.append(partial(self._part, path, known, part))
+            elif known.size <= HELD:
+                ahead.append(self._pool.submit(self._member, path, known).result)
             else:  # asked for when its turn comes, so that no connection waits
-                ahead.append(partial(self._member, path, status))
+                ahead.append(partial(self._member, path, known))
             if len(ahead) >= _AHEAD and (member := ahead.popleft()()):
                 yield member
         while ahead:
             if member := ahead.popleft()():
                 yield member
 
-    def _member(self, path: bytes, status: ObjectStatus) -> Member | None:
+    def _member(self, path: bytes, known: _Object) -> Member | None:
         """The object, as it is now if it was replaced since it was listed."""
         for attempt in range(_ATTEMPTS):
             try:
-                return self._as_member(path, status)
+                return self._as_member(path, known)
             except SourceChanged:
                 if attempt == _ATTEMPTS - 1:
                     raise
@@ -220,19 +226,19 @@ class BucketReader:
                 return None
             except SourceMissing:
                 pass
-            now = self._look(status.key)  # raises if it is the bucket that is missing
+            now = self._look(known.key)  # raises if it is the bucket that is missing
             if now is None:
                 self._notes.add("vanished before it was read, left out", path)
                 return None
-            status = now
+            known = now
         return None
 
-    def _part(self, path: bytes, status: ObjectStatus, part: listing.Range) -> Member:
+    def _part(self, path: bytes, known: _Object, part: listing.Range) -> Member:
         """A part of an object too large for one unit; another object's would not fit the others."""
-        name = f"s3://{self._bucket}/{status.key}"
+        name = f"s3://{self._bucket}/{known.key}"
         ends = part.start, part.end
         chunks = _exactly(
-            self._buckets.read(self._bucket, status.key, status.etag, ends),
+            self._buckets.read(self._bucket, known.key, known.etag, ends),
             part.end - part.start,
             name,
         )
@@ -244,52 +250,52 @@ class BucketReader:
                 "Run the backup again",
             ) from error
         digest = HoleDigest()
-        member = self._described(path, status, part.end - part.start)
+        member = self._described(path, known, part.end - part.start)
         member.kind, member.name = index.PIECE, part.name(path)
         member.link, member.digest = b"%d-%d" % ends, digest.hexdigest
         member.content = _hashed(chain([first], chunks), part.start, digest)
         return member
 
-    def _look(self, key: str) -> ObjectStatus | None:
+    def _look(self, key: str) -> _Object | None:
         for one in self._buckets.list(self._bucket, key):
             if one.key == key:
                 mtime = round(one.modified * 1000) * 10**6
-                return ObjectStatus(key, one.etag, one.size, mtime)
+                return _Object(key, one.etag, one.size, mtime)
             break  # keys come in order: the shortest with that prefix is first
         return None
 
-    def _as_member(self, path: bytes, status: ObjectStatus) -> Member:
+    def _as_member(self, path: bytes, known: _Object) -> Member:
         chunks = _exactly(
-            self._buckets.read(self._bucket, status.key, status.etag),
-            status.st_size,
-            f"s3://{self._bucket}/{status.key}",
+            self._buckets.read(self._bucket, known.key, known.etag),
+            known.size,
+            f"s3://{self._bucket}/{known.key}",
         )
         # The first bytes of a large one tell whether it is still the object that was listed.
-        small = status.st_size <= HELD
-        member = self._described(path, status, status.st_size)
+        small = known.size <= HELD
+        member = self._described(path, known, known.size)
         member.content = b"".join(chunks) if small else chain([next(chunks)], chunks)
         return member
 
     @staticmethod
-    def _described(path: bytes, status: ObjectStatus, size: int) -> Member:
-        meta = tar.Metadata(status.st_mode, 0, 0, status.st_mtime_ns)
+    def _described(path: bytes, known: _Object, size: int) -> Member:
+        meta = tar.Metadata(_MODE, 0, 0, known.mtime_ns)
         return Member(
             path=path,
             kind=index.FILE,
             meta=meta,
-            mtime_ns=status.st_mtime_ns,
-            ctime_ns=status.st_ctime_ns,
-            inode=b"%d" % status.st_ino,
-            full_size=status.st_size,
+            mtime_ns=known.mtime_ns,
+            ctime_ns=0,
+            inode=known.inode(),
+            full_size=known.size,
             size=size,
         )
 
 
-def _parse(record: bytes) -> tuple[bytes, ObjectStatus, listing.Range | None]:
+def _parse(record: bytes) -> tuple[bytes, _Object, listing.Range | None]:
     length, _, rest = record[1:].partition(b":")
     key, etag, size, mtime, *numbers = json.loads(rest[: int(length)])
     part = listing.Range(*numbers) if numbers else None
-    return rest[int(length) :], ObjectStatus(key, etag, size, mtime), part
+    return rest[int(length) :], _Object(key, etag, size, mtime), part
 
 
 def _hashed(chunks: Iterator[bytes], offset: int, digest: HoleDigest) -> Iterator[Buffer]:

@@ -91,15 +91,14 @@ class _Comparison:
             yield from self._attributes(line, entry)
 
     def _attributes(self, line: Line, entry: Entry) -> Iterator[str]:
-        status = entry.status
-        if entry.kind != LINK and stat.S_IMODE(status.st_mode) != line.mode:
-            yield f"mode {stat.S_IMODE(status.st_mode):o}, not {line.mode:o}"
-        if status.st_mtime_ns != line.mtime_ns:
-            yield f"modified at {status.st_mtime_ns} ns, not {line.mtime_ns} ns"
+        if entry.kind != LINK and stat.S_IMODE(entry.mode) != line.mode:
+            yield f"mode {stat.S_IMODE(entry.mode):o}, not {line.mode:o}"
+        if entry.mtime_ns != line.mtime_ns:
+            yield f"modified at {entry.mtime_ns} ns, not {line.mtime_ns} ns"
         if not self._owner:
             return
-        if (status.st_uid, status.st_gid) != (line.uid, line.gid):
-            yield f"owner {status.st_uid}:{status.st_gid}, not {line.uid}:{line.gid}"
+        if (entry.uid, entry.gid) != (line.uid, line.gid):
+            yield f"owner {entry.uid}:{entry.gid}, not {line.uid}:{line.gid}"
         parent, name = split(entry.path)
         xattrs = xattrs_at(self._tree.directory(parent), name)
         if (index.xattrs_digest(xattrs) if xattrs else index.NONE) != line.xattrs:
@@ -107,7 +106,7 @@ class _Comparison:
 
     def _link(self, line: Line, entry: Entry) -> Iterator[str]:
         """The same file as its first name; where that is not there, as the name seen before."""
-        inode = (entry.status.st_dev, entry.status.st_ino)
+        inode = (entry.device, entry.inode)
         parent, name = split(line.link)
         before = self._inodes.setdefault((line.link, line.offset), inode)
         try:
@@ -124,8 +123,8 @@ class _Comparison:
 
     def _content(self, lines: list[Line], entry: Entry) -> Iterator[str]:
         line = lines[0]
-        if entry.status.st_size != line.size:
-            yield f"{entry.status.st_size} bytes, not {line.size}"
+        if entry.size != line.size:
+            yield f"{entry.size} bytes, not {line.size}"
             return
         parent, name = split(entry.path)
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC

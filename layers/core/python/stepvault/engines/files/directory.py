@@ -198,7 +198,7 @@ class DirectoryReader:
             meta=meta,
             mtime_ns=mtime,
             ctime_ns=settled(status.st_ctime_ns),
-            inode=b"%d" % status.st_ino,
+            inode=status.st_ino,
             xattrs=xattrs,
         )
 

@@ -5,14 +5,16 @@ An unchanged entry keeps its index line, which points straight at the pack that 
 line ever leads to another index. Decision 0004 says when a pack is written anew instead.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from stepvault.engines.base import Previous
 from stepvault.engines.files import index, tar
 from stepvault.engines.files.spool import Spooled, cut
 from stepvault.engines.files.tree import walk_key
-from stepvault.engines.files.walk import FILE, Entry
+from stepvault.engines.files.walk import Entry
 from stepvault.models import FilesSource, StoredObject
 
 #: The unit of unchanged entries.
@@ -24,6 +26,9 @@ _LIVE_AT_LEAST = 0.3
 #: number is left, as long as they are small.
 _PACKS_AT_MOST, _PACKS_AFTER = 128, 64
 _SMALL_PACK = 64 << 20
+
+#: Lines of an index held in memory.
+_READ = 1024
 
 #: Settings that change what is stored of a file; with others than before nothing is carried.
 _DECISIVE = ("path", "follow_symlinks", "preserve_metadata")
@@ -45,32 +50,71 @@ class _Cursor:
     """One earlier index, read from its beginning to its end."""
 
     def __init__(self, text: Spooled, packs: dict[bytes, _Pack]) -> None:
-        self._lines = cut(text.chunks(), b"\n")
+        self._stream = cut(text.chunks(), b"\n")
         self._packs = packs
         """By their number in this index, as its lines have it."""
-        self.line = b""
-        self.next()
+        self._lines: list[bytes] = []
+        """Some that were read of it; those before ``_next`` are done with."""
+        self._next = 0
 
-    def next(self) -> None:
-        self.line = next(self._lines, b"")
+    def _ahead(self, count: int) -> list[bytes]:
+        """The next lines: so many, or all that are left."""
+        if self._next + count > len(self._lines):
+            self._lines = [*self._lines[self._next :], *islice(self._stream, _READ)]
+            self._next = 0
+        return self._lines[self._next : self._next + count]
+
+    def line(self) -> bytes:
+        """The next line, nothing at the end."""
+        if self._next == len(self._lines):
+            self._ahead(1)
+        return self._lines[self._next] if self._lines else b""
 
     def at(self, key: bytes) -> bool:
         """Go to the lines of that key; whether there are any."""
-        while self.line:
-            here = index.key_of(self.line)
+        while line := self.line():
+            here = index.key_of(line)
             if here >= key:
                 return here == key
-            self.next()
+            self._next += 1
         return False
 
     def take(self) -> tuple[bytes, _Pack | None]:
         """The line as it goes into the index to come, and its pack if that is kept."""
-        rest, _, number = self.line.rpartition(b"\t")
-        self.line = next(self._lines, b"")
+        line = self.line()
+        self._next += 1
+        return self._kept(line)
+
+    def _kept(self, line: bytes) -> tuple[bytes, _Pack | None]:
+        rest, _, number = line.rpartition(b"\t")
         pack = self._packs.get(number)
         if pack is None or pack.given_up:
             return b"", None
         return b"%s\t%d\n" % (rest, pack.number), pack
+
+    def take_same(
+        self, entries: Sequence[Entry], begins: Sequence[bytes]
+    ) -> tuple[int, list[bytes], list[Entry]]:
+        """Go over the lines that begin in turn as those of the entries would.
+
+        Returns:
+            How many they are, as they go into the index to come, and the entries whose packs are
+            not kept.
+        """
+        seen, lines, anew = 0, list[bytes](), list[Entry]()
+        for line, begin, entry in zip(self._ahead(len(begins)), begins, entries, strict=False):
+            # A piece of a file must not be taken without the others.
+            if not line.startswith(begin) or line.startswith(index.PIECE, len(begin)):
+                break
+            seen += 1
+            carried, pack = self._kept(line)
+            if pack:
+                pack.live += entry.size + tar.BLOCK
+                lines.append(carried)
+            else:
+                anew.append(entry)
+        self._next += seen
+        return seen, lines, anew
 
 
 class Earlier:
@@ -114,28 +158,32 @@ class Earlier:
                 self._packs.append(packs[b"%d" % number])
         return _Cursor(text, packs)
 
-    def unchanged(self, entry: Entry) -> list[bytes]:
-        """The entry's lines if its status is what it was, else none; several for pieces."""
-        status = entry.status
-        size = status.st_size if entry.kind == FILE else 0
-        begin = index.signature(
-            entry.path, size, status.st_mtime_ns, status.st_ctime_ns, b"%d" % status.st_ino
-        )
-        for cursor in self._cursors:
-            # The common case needs no keys: the very next line of the index is the entry's.
-            if cursor.line.startswith(begin) and not cursor.line.startswith(b"p", len(begin)):
-                line, pack = cursor.take()
-                if pack is None:
-                    return []
-                pack.live += size + tar.BLOCK
-                if cursor is not self._cursors[0]:  # most likely has the next one, too
+    def changed(self, entries: list[Entry]) -> tuple[list[Entry], list[bytes]]:
+        """Which of these neighbours it does not hold as they are now, and the lines of the others."""
+        begins = [index.signature(e.path, e.size, e.mtime_ns, e.ctime_ns, e.inode) for e in entries]
+        changed, carried, at = list[Entry](), list[bytes](), 0
+        while at < len(entries):
+            # The common case needs no keys: the next lines of one index are the entries'.
+            cursor = next((c for c in self._cursors if c.line().startswith(begins[at])), None)
+            if cursor:
+                seen, lines, anew = cursor.take_same(entries[at:], begins[at:])
+                if cursor is not self._cursors[0]:  # most likely has the next ones, too
                     self._cursors.remove(cursor)
                     self._cursors.insert(0, cursor)
-                return [line]
-        found = self.lines(entry.path)
-        if not all(line.startswith(begin) for line, _ in found):
-            return []
-        return self.carried(found, size)
+                if seen:
+                    at += seen
+                    changed += anew
+                    carried += lines
+                    continue
+            entry, begin = entries[at], begins[at]
+            at += 1
+            found = self.lines(entry.path)
+            same = all(line.startswith(begin) for line, _ in found)
+            lines = self.carried(found, entry.size) if same else []
+            carried += lines
+            if not lines:
+                changed.append(entry)
+        return changed, carried
 
     def lines(self, path: bytes) -> list[tuple[bytes, _Pack | None]]:
         """All lines of that path, whatever they say, each with its pack if that is kept."""

@@ -51,8 +51,8 @@ class Line(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     """0 when the entry changed so shortly before it was read that a later change might not show."""
-    inode: bytes
-    """Inode number; of an S3 object its ETag."""
+    inode: int
+    """Inode number; of an S3 object one that is another when its ETag is."""
     kind: bytes
     """f file, s file with holes, p piece of a file, d directory, l symbolic link, h or H hard link
     to one of the first two."""
@@ -84,9 +84,9 @@ def unescape(text: bytes) -> bytes:
     return text.replace(b"%0A", b"\n").replace(b"%09", b"\t").replace(b"%25", b"%")
 
 
-def signature(path: bytes, size: int, mtime_ns: int, ctime_ns: int, inode: bytes) -> bytes:
+def signature(path: bytes, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> bytes:
     """How the line of an entry begins as long as the entry does not change."""
-    return b"%s\t%d\t%d\t%d\t%s\t" % (escape(path), size, mtime_ns, ctime_ns, inode)
+    return b"%s\t%d\t%d\t%d\t%d\t" % (escape(path), size, mtime_ns, ctime_ns, inode)
 
 
 def key_of(line: bytes) -> bytes:
@@ -100,7 +100,7 @@ def parse(line: bytes) -> Line:
     if len(f) != len(COLUMNS):
         raise BackupTampered(f"an index has a line of {len(f)} columns instead of {len(COLUMNS)}")
     return Line(
-        unescape(f[0]), int(f[1]), int(f[2]), int(f[3]), f[4], f[5], int(f[6], 8), int(f[7]),
+        unescape(f[0]), int(f[1]), int(f[2]), int(f[3]), int(f[4]), f[5], int(f[6], 8), int(f[7]),
         int(f[8]), f[9], f[10], unescape(f[11]), int(f[12]), int(f[13]), int(f[14]), int(f[15]),
         int(f[16]),
     )  # fmt: skip

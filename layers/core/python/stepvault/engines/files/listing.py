@@ -1,7 +1,8 @@
 """What ``plan`` tells a unit: which paths to back up. Opaque to all but this engine.
 
-NUL-ended records, since a path may hold any other byte. The first is a JSON head; each other is
-one letter and a path. The unit of unchanged entries has index lines after its head instead.
+zstd frames of NUL-ended records, since a path may hold any other byte. The first is a JSON head;
+each other is one letter and a path. The unit of unchanged entries has index lines after its head
+instead. A hundred thousand paths are about 1 MB.
 """
 
 import json
@@ -9,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import zstandard
+
+from stepvault.compress import decompress
 from stepvault.engines.files.spool import cut
 from stepvault.engines.files.tree import walk_key
 
@@ -77,9 +81,16 @@ def sort_key(record: bytes) -> bytes:
     return walk_key(path_of(record))
 
 
+def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks as a zstd frame."""
+    compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
+    yield from map(compressor.compress, chunks)
+    yield compressor.flush()
+
+
 def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:
-    """The head, and the chunks that follow it."""
-    stream = iter(chunks)
+    """The head, and the raw chunks that follow it."""
+    stream = decompress(chunks)
     first = b""
     for chunk in stream:
         first += chunk

@@ -23,6 +23,17 @@ class Notes:
             if len(named) < _NAMED:
                 named.append(show(path))
 
+    def told(self) -> tuple[dict[str, int], dict[str, list[str]]]:
+        """All there is to know, for ``take``."""
+        return self.counts, self._paths
+
+    def take(self, counts: dict[str, int], paths: dict[str, list[str]]) -> None:
+        """Add what somebody else had to say."""
+        for what, count in counts.items():
+            self.counts[what] = self.counts.get(what, 0) + count
+            named = self._paths.setdefault(what, [])
+            named += paths[what][: _NAMED - len(named)]
+
     def lines(self) -> list[str]:
         """One line per kind: what, how many, and the first paths."""
         lines = []

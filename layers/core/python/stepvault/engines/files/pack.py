@@ -48,7 +48,7 @@ class Member:
     """As in the archive."""
     mtime_ns: int
     ctime_ns: int
-    inode: bytes
+    inode: int
     full_size: int = 0
     """Bytes of the file."""
     size: int = 0

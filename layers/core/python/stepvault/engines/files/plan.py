@@ -10,11 +10,12 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import batched, chain, groupby
 
 from stepvault.batching import Batch, Item, balance, consecutive
 from stepvault.engines.base import WHOLE, ObjectReader, PlanJob, UnitDraft
 from stepvault.engines.files import bucket, listing
+from stepvault.engines.files.beside import walked
 from stepvault.engines.files.earlier import CARRIED, Earlier, usable
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.same_content import SameContent
@@ -30,6 +31,9 @@ SPLIT_INTO = 32 << 30
 
 #: A source of fewer bytes is one unit with one pack, directories included.
 _ONE_PACK = 64 << 20
+
+#: Objects of a bucket that are sorted at a time.
+_TOGETHER = 512
 
 #: Unit of all directories, restored after all files so that their times stay. It sorts last.
 DIRECTORIES = "directories"
@@ -47,16 +51,19 @@ def plan(job: PlanJob) -> Iterator[UnitDraft]:
     """
     source: FilesSource = job.source
     notes = Notes()
-    earlier = _earlier(job, notes)
     with closing(Sorted()) as links:
         if source.path.startswith(bucket.SCHEME):
+            earlier = _earlier(job, notes)
             laid = _LaidAside(job, links, earlier, None, bucket.object_record)
-            laid.take(bucket.objects(source, _buckets(job), notes))
+            objects = bucket.objects(source, _buckets(job), notes)
+            laid.take(map(list, batched(objects, _TOGETHER, strict=False)))
         else:
             with Tree(source.path, follow=source.follow_symlinks) as tree:
                 same = SameContent(tree) if source.compare == "content" else None
-                laid = _LaidAside(job, links, earlier, same, entry_record)
-                laid.take(walk(tree, source, notes))
+                with walked(tree, source, notes) as found:
+                    earlier = _earlier(job, notes)
+                    laid = _LaidAside(job, links, earlier, same, entry_record)
+                    laid.take(found)
     yield from _with_warnings(laid.units(), notes)
 
 
@@ -83,13 +90,13 @@ def entry_record(entry: Entry, part: listing.Range | None = None) -> bytes:
     """The record of an entry, or of a part of it."""
     if part:
         return part.record(entry.path)
-    kind = b"h" if entry.kind == FILE and entry.status.st_nlink > 1 else entry.kind.encode()
+    kind = b"h" if entry.kind == FILE and entry.links > 1 else entry.kind.encode()
     return kind + entry.path + listing.END
 
 
 def stored_bytes(entry: Entry) -> int:
     """What reading the file gives: holes are not read."""
-    return min(entry.status.st_size, entry.status.st_blocks * 512) if entry.kind == FILE else 0
+    return min(entry.size, entry.blocks * 512) if entry.kind == FILE else 0
 
 
 class Sorted:
@@ -102,8 +109,7 @@ class Sorted:
         self._held: list[tuple[bytes, bytes, int]] = []
 
     def add(self, entry: Entry) -> None:
-        status = entry.status
-        inode = struct.pack(">QQ", status.st_dev, status.st_ino)
+        inode = struct.pack(">QQ", entry.device, entry.inode)
         self._held.append((inode, entry_record(entry), stored_bytes(entry)))
         if len(self._held) == 1000:
             self._flush()
@@ -154,31 +160,31 @@ class _LaidAside:
         self._directories = Records(listing.END)
         self._items: list[_Laid] = []
 
-    def take(self, entries: Iterable[Entry]) -> None:
+    def take(self, stretches: Iterable[list[Entry]]) -> None:
+        """All that there is to back up, in walk order."""
         caps = (self._job.batch_bytes, self._job.batch_files)
-        entries = self._changed(entries, self._earlier) if self._earlier else entries
-        for item, records in consecutive(self._plain(entries), *caps):
+        if self._earlier:
+            stretches = self._changed(stretches, self._earlier)
+        for item, records in consecutive(self._plain(chain.from_iterable(stretches)), *caps):
             self._lay(item, records, linked=False)
         for item, groups in consecutive(self._links.groups(), *caps):
             records = sorted(chain.from_iterable(groups), key=_key)
             self._lay(Item(item.bytes, len(records)), records, linked=True)
 
-    def _changed(self, entries: Iterable[Entry], earlier: Earlier) -> Iterator[Entry]:
+    def _changed(self, stretches: Iterable[list[Entry]], earlier: Earlier) -> Iterator[list[Entry]]:
         """The entries that the earlier backup does not hold; the lines of the others are carried."""
-        for entry in entries:
-            lines = self._same.lines(entry, earlier) if self._same else earlier.unchanged(entry)
-            if not lines:
-                yield entry
-                continue
-            for line in lines:
-                self._carried.add(line)
+        compare = self._same.changed if self._same else Earlier.changed
+        for stretch in stretches:
+            changed, lines = compare(earlier, stretch)
+            self._carried.extend(lines)
+            yield changed
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
         """Sizes and records of what can go into any batch; the rest is laid aside."""
         for entry in entries:
             if entry.kind == DIRECTORY:
                 self._directories.add(entry_record(entry))
-            elif entry.kind == FILE and entry.status.st_nlink > 1:
+            elif entry.kind == FILE and entry.links > 1:
                 self._links.add(entry)
             elif (size := stored_bytes(entry)) > SPLIT_ABOVE:
                 yield from _pieces(entry, self._record)
@@ -189,7 +195,7 @@ class _LaidAside:
         self._items.append(_Laid(item, self._spool.put(b"".join(records)), linked))
 
     def units(self) -> Iterator[tuple[listing.Head, Iterable[bytes], int, int]]:
-        """Head, records, bytes and files of each unit."""
+        """Head, frames of records, bytes and files of each unit."""
         batches = balance(
             [laid.item for laid in self._items], self._job.batch_bytes, self._job.batch_files
         )
@@ -199,13 +205,13 @@ class _LaidAside:
         else:
             for number, batch in enumerate(batches, 1):
                 head = listing.Head(unit=f"{number:04d}")
-                yield head, self._records(batch), batch.bytes, batch.files
+                yield head, self._frames(batch), batch.bytes, batch.files
             if self._directories.count:
                 head = listing.Head(unit=DIRECTORIES)
-                yield head, self._directories.chunks(), 0, 0
+                yield head, self._directories.frames(), 0, 0
         if self._earlier and self._carried.count:
             head = listing.Head(unit=CARRIED, carried=True, packs=self._earlier.packs())
-            yield head, self._carried.chunks(), 0, self._carried.count
+            yield head, self._carried.frames(), 0, self._carried.count
 
     def _one_pack(
         self, batches: list[Batch]
@@ -213,19 +219,23 @@ class _LaidAside:
         batch = batches[0] if batches else Batch((), 0, 0)
         if not batch.files and not self._directories.count and self._carried.count:
             return
-        files = (r for chunk in self._records(batch) for r in _cut(chunk))
+        files = self._records(batch)
         directories = (r + listing.END for r in self._directories)
         records = heapq.merge(directories, files, key=_key)
-        yield listing.Head(unit=WHOLE), records, batch.bytes, batch.files
+        yield listing.Head(unit=WHOLE), listing.packed(records), batch.bytes, batch.files
+
+    def _frames(self, batch: Batch) -> Iterator[bytes]:
+        """A batch's records in walk order, in zstd frames."""
+        laid = [self._items[position] for position in batch.items]
+        if any(one.linked for one in laid):
+            return listing.packed(self._records(batch))
+        return (self._spool.frame(one.where) for one in laid)
 
     def _records(self, batch: Batch) -> Iterator[bytes]:
-        """A batch's records in walk order, in chunks."""
+        """A batch's records in walk order."""
         laid = [self._items[position] for position in batch.items]
         plain = (self._spool.get(one.where) for one in laid if not one.linked)
-        linked = [one for one in laid if one.linked]
-        if not linked:
-            return plain
-        streams = [_cut(self._spool.get(one.where)) for one in linked]
+        streams = [_cut(self._spool.get(one.where)) for one in laid if one.linked]
         return heapq.merge(chain.from_iterable(map(_cut, plain)), *streams, key=_key)
 
 
@@ -238,7 +248,7 @@ def _cut(chunk: bytes) -> Iterator[bytes]:
 
 
 def _pieces(entry: Entry, record: _Record) -> Iterator[tuple[int, bytes]]:
-    size = entry.status.st_size
+    size = entry.size
     count = -(-size // SPLIT_INTO)
     for number in range(count):
         start = number * SPLIT_INTO
@@ -251,12 +261,12 @@ def _with_warnings(
 ) -> Iterator[UnitDraft]:
     """Drafts of the units; the first one carries what the walk has to say."""
     warnings = notes.lines()
-    for head, records, size, files in units:
+    for head, frames, size, files in units:
         full = replace(head, warnings=warnings)
         warnings = []
         yield UnitDraft(
             id=head.unit,
-            listing=chain([full.record()], records),
+            listing=chain(listing.packed([full.record()]), frames),
             estimated_bytes=size,
             estimated_files=files,
         )

@@ -19,39 +19,47 @@ class SameContent:
     def __init__(self, tree: Tree) -> None:
         self._tree = tree
 
-    def lines(self, entry: Entry, earlier: Earlier) -> list[bytes]:
+    def changed(self, earlier: Earlier, entries: list[Entry]) -> tuple[list[Entry], list[bytes]]:
+        """As ``Earlier.changed``."""
+        changed, carried = list[Entry](), list[bytes]()
+        for entry in entries:
+            lines = self._lines(entry, earlier)
+            carried += lines
+            if not lines:
+                changed.append(entry)
+        return changed, carried
+
+    def _lines(self, entry: Entry, earlier: Earlier) -> list[bytes]:
         """The entry's lines, with its times and inode of now, if they still describe it; else none."""
         found = earlier.lines(entry.path)
         if not found or not all(pack for _, pack in found):
             return []
         if not self._same(entry, [index.parse(line[:-1]) for line, _ in found]):
             return []
-        status = entry.status
-        size = status.st_size if entry.kind == FILE else 0
         begin = index.signature(
             entry.path,
-            size,
-            status.st_mtime_ns,
-            settled(status.st_ctime_ns),
-            b"%d" % status.st_ino,
+            entry.size,
+            entry.mtime_ns,
+            settled(entry.ctime_ns),
+            entry.inode,
         )
-        return [begin + line.split(b"\t", 5)[5] for line in earlier.carried(found, size)]
+        return [begin + line.split(b"\t", 5)[5] for line in earlier.carried(found, entry.size)]
 
     def _same(self, entry: Entry, lines: list[index.Line]) -> bool:
         """Whether a non-file's status, or a file's content and metadata, are what they were."""
-        line, status = lines[0], entry.status
+        line = lines[0]
         as_before = (line.mtime_ns, line.ctime_ns, line.inode) == (
-            status.st_mtime_ns,
-            status.st_ctime_ns,
-            b"%d" % status.st_ino,
+            entry.mtime_ns,
+            entry.ctime_ns,
+            entry.inode,
         )
         if entry.kind != FILE:
             return as_before
-        metadata = (status.st_size, status.st_mode & 0o7777, status.st_uid, status.st_gid)
+        metadata = (entry.size, entry.mode & 0o7777, entry.uid, entry.gid)
         if (line.size, line.mode, line.uid, line.gid) != metadata:
             return False
         # Of several names it may have changed which belong together.
-        return (as_before or status.st_nlink == 1) and self._same_bytes(entry, lines)
+        return (as_before or entry.links == 1) and self._same_bytes(entry, lines)
 
     def _same_bytes(self, entry: Entry, lines: list[index.Line]) -> bool:
         parent, name = split(entry.path)

@@ -3,10 +3,13 @@
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
+from itertools import batched
 
 import zstandard
 
 _BLOCK = 256 << 10
+#: Records taken at a time.
+_TOGETHER = 512
 
 
 class Spool:
@@ -18,7 +21,7 @@ class Spool:
         os.unlink(name)
         self._fd = descriptor
         self._end = 0
-        self._zstd = zstandard.ZstdCompressor(level=1)
+        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
 
     def __del__(self) -> None:
         if self._fd >= 0:
@@ -35,8 +38,12 @@ class Spool:
         return where
 
     def get(self, where: tuple[int, int]) -> bytes:
+        return zstandard.ZstdDecompressor().decompress(self.frame(where))
+
+    def frame(self, where: tuple[int, int]) -> bytes:
+        """The data as it lies there: a zstd frame."""
         offset, length = where
-        return zstandard.ZstdDecompressor().decompress(os.pread(self._fd, length, offset))
+        return os.pread(self._fd, length, offset)
 
 
 class Spooled:
@@ -62,8 +69,12 @@ class Spooled:
     def chunks(self) -> Iterator[bytes]:
         """All of it, some hundred kilobytes at a time."""
         self._flush()
-        for where in self._blocks:
-            yield self._spool.get(where)
+        return map(self._spool.get, self._blocks)
+
+    def frames(self) -> Iterator[bytes]:
+        """All of it as zstd frames."""
+        self._flush()
+        return map(self._spool.frame, self._blocks)
 
 
 class Records(Spooled):
@@ -80,8 +91,12 @@ class Records(Spooled):
         self.count += 1
 
     def extend(self, records: Iterable[bytes]) -> None:
-        for record in records:
-            self.add(record)
+        for some in batched(records, _TOGETHER, strict=False):
+            self._held += some
+            self._size += sum(map(len, some))
+            self.count += len(some)
+            if self._size >= _BLOCK:
+                self._flush()
 
     def __iter__(self) -> Iterator[bytes]:
         """The records one by one, without their end marks."""
