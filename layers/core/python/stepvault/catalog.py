@@ -271,8 +271,9 @@ class Vault:
 
     def latest(self, source: str) -> Manifest | None:
         """The newest sealed backup of the source, or None."""
-        runs = self.sealed_runs(source)
-        return self.manifest(source, runs[-1]) if runs else None
+        runs = reversed(self.backup_runs(source))
+        found = (self._record(keys.manifest(source, run), Manifest) for run in runs)
+        return next(filter(None, found), None)
 
     def put_manifest(self, manifest: Manifest) -> None:
         """Make the backup exist. The first manifest of a run stays."""

@@ -24,10 +24,19 @@ def client() -> "S3Client":
     From botocore: boto3's own modules, its transfer manager most of all, add a tenth of a second
     to a cold start and nothing that is used here.
     """
+    import botocore.loaders
     import botocore.session
     from botocore.config import Config
 
-    made = botocore.session.get_session().create_client(
+    class OnlyS3(botocore.loaders.Loader):
+        """To know what services there are, botocore's own looks into 400 folders, twice."""
+
+        def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002
+            return ["s3"]
+
+    session = botocore.session.get_session()
+    session.register_component("data_loader", OnlyS3())
+    made = session.create_client(
         "s3",
         config=Config(
             connect_timeout=10,
