@@ -16,7 +16,6 @@ Trust ratios and CPU seconds; the wall clock of a shared machine wanders.
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import shutil
@@ -29,16 +28,17 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+from bench.ours import run_id
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -466,14 +466,14 @@ def backup_command(
         parallel: units at a time, each in a process, as on AWS each is a function of its own.
     """
     job = {"bucket": store.bucket, "turn": turn, "parallel": parallel, "source": source}
-    return [sys.executable, "-m", "bench.harness", json.dumps(job)]
+    return [sys.executable, "-m", "bench.ours", json.dumps(job)]
 
 
 def run_prefix(source: str, turn: int) -> str:
     """Where in the bucket the turn's backup is."""
     from stepvault import keys
 
-    return keys.backup_prefix(source, _run_id(source, turn))
+    return keys.backup_prefix(source, run_id(source, turn))
 
 
 def stored_bytes(store: ObjectStore, source: str) -> Callable[[int], int]:
@@ -498,40 +498,6 @@ def taken(store: ObjectStore, prefix: str) -> int:
     return size
 
 
-def _run_id(source: str, turn: int) -> str:
-    from stepvault import keys
-
-    started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=turn)
-    return keys.run_id(started, f"bench-{source}")
-
-
-def _back_up(job: dict[str, Any]) -> None:
-    """What ``backup_command`` runs."""
-    from stepvault import storage
-    from stepvault.backup import back_up
-    from stepvault.catalog import Vault
-    from stepvault.models import Config, Execution
-    from stepvault.plan import RunInput, RunRequest, plan
-    from stepvault.seal import SealRequest, complain, seal
-
-    vault, run = Vault(job["bucket"]), _run_id(job["source"]["name"], job["turn"])
-    config = Config.model_validate({"sources": [job["source"]]})
-    execution = Execution(name="bench", started=datetime.now(UTC))
-    plan(config, vault, RunRequest(execution=execution, input=RunInput(run_id=run)))
-    units = vault.units(run) or []
-    if job["parallel"] == 1 or len(units) == 1:
-        for unit in units:
-            back_up(unit, vault)
-    else:
-        # As warm functions, which have their client, but connections of their own.
-        fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(job["parallel"], fork, initializer=storage.client().close) as pool:
-            list(pool.map(back_up, units, [vault] * len(units)))
-    summary, _ = seal(vault, SealRequest(run_id=run))
-    if summary:
-        complain(summary)
-
-
 def options(description: str, **defaults: int) -> argparse.Namespace:
     """Command line of a benchmark: ``--runs`` and a number for each default."""
     parser = argparse.ArgumentParser(description=description)
@@ -543,7 +509,3 @@ def options(description: str, **defaults: int) -> argparse.Namespace:
 
 def _say(line: str) -> None:
     print(line, flush=True)
-
-
-if __name__ == "__main__":
-    _back_up(json.loads(sys.argv[1]))

@@ -206,8 +206,18 @@ class _Sink:
         self._write(data)
 
 
-def previous_of(run_id: str, results: Sequence[Result], folder: Path, source: Any) -> Previous:
-    """What a later backup may know of these results, stored in folder as that run."""
+def previous_of(
+    run_id: str,
+    results: Sequence[Result],
+    folder: Path,
+    source: Any,
+    earlier: Mapping[str, Path] | None = None,
+) -> Previous:
+    """What a later backup may know of these results, stored in folder as that run.
+
+    ``earlier`` names the folders of earlier runs whose objects the results refer to.
+    """
+    folders = earlier or {}
     objects = [
         o if o.run_id else o.model_copy(update={"run_id": run_id})
         for r in results
@@ -217,7 +227,7 @@ def previous_of(run_id: str, results: Sequence[Result], folder: Path, source: An
         run_id=run_id,
         config=source.model_dump(mode="json"),
         objects=objects,
-        read=lambda stored: _read(stored, folder),
+        read=lambda stored: _read(stored, folders.get(stored.run_id or "", folder)),
     )
 
 

@@ -2,11 +2,12 @@
 
 import pytest
 
-from stepvault.engines.files import unit
+from stepvault.engines.files import unit, walk
 
 
 @pytest.fixture(params=["local", "network"])
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "network":
-        monkeypatch.setattr(unit, "is_network", lambda _: True)
+        for room in (unit, walk):
+            monkeypatch.setattr(room, "is_network", lambda _: True)
     return str(request.param)

@@ -1,12 +1,16 @@
 """Reading ahead on file systems that make one wait for every file."""
 
+import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from stepvault.engines.base import Job, PlanJob
-from stepvault.engines.files import directory, engine, unit
+from stepvault.engines.files import directory, engine, unit, walk
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.tree import Tree
 from stepvault.errors import SourceMissing
 from tests.engines.driver import back_up, backup_to_folder, restore_job, run_restore
 from tests.engines.files import trees
@@ -37,6 +41,26 @@ def test_several_small_files_are_waited_for_at_a_time(
     run_restore(engine, job)
     assert engine.differences(job) == []
     assert trees.rsync_difference(root, tmp_path / "to") == ""
+
+
+def test_several_statuses_are_waited_for_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And come in order all the same."""
+    for number in range(300):
+        (tmp_path / f"{number:03}").touch()
+    meeting, ask = threading.Barrier(4, timeout=20), os.stat
+
+    def together(name: bytes, **options: Any) -> os.stat_result:
+        if name in (b"000", b"016", b"032", b"048"):  # sixteen in a row are one thread's
+            meeting.wait()
+        return ask(name, **options)
+
+    monkeypatch.setattr(walk, "is_network", lambda _: True)
+    monkeypatch.setattr(os, "stat", together)
+    with Tree(tmp_path) as tree:
+        found = [e.path for e in walk.walk(tree, trees.source(tmp_path), Notes())]
+    assert found == [b".", *(b"%03d" % number for number in range(300))]
 
 
 def test_what_is_gone_or_changed_kind_since_the_plan_is_reported(

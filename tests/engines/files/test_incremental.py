@@ -39,18 +39,23 @@ class Chain:
         source = trees.source(self.root, **self.settings)
         if self.runs:
             last, results = self.runs[-1]
-            plan["previous"] = previous_of(last, results, self.vault(last), self.sources[-1])
+            plan["previous"] = previous_of(
+                last, results, self.vault(last), self.sources[-1], self._vaults()
+            )
         results = back_up(engine, source, self.vault(run), plan=plan)
         self.runs.append((run, results))
         self.sources.append(source)
         return results
 
+    def _vaults(self) -> dict[str, Path]:
+        return {name: self.vault(name) for name, _ in self.runs}
+
     def restore(self, number: int, target: Path, **job: Any) -> list[str]:
         """Restore a run from the folders that its references name, and compare."""
         run, results = self.runs[number]
-        earlier = {name: self.vault(name) for name, _ in self.runs}
         source = trees.source(self.root, **self.settings)
-        made = restore_job(results, self.vault(run), source, earlier=earlier, path=target, **job)
+        vault, earlier = self.vault(run), self._vaults()
+        made = restore_job(results, vault, source, earlier=earlier, path=target, **job)
         run_restore(engine, made)
         return engine.differences(made)
 
@@ -73,15 +78,52 @@ def copies(chain: Chain) -> Iterator[Path]:
         yield chain.folder / f"copy-{number}"
 
 
-def test_an_unchanged_tree_is_not_read_again(chain: Chain, tmp_path: Path) -> None:
+def files(results: list[Result]) -> int:
+    """As the manifest counts them."""
+    return sum(o.files or 0 for r in results for o in [*r.objects, *r.references])
+
+
+@pytest.mark.parametrize("batch_files", [50_000, 8])
+def test_an_unchanged_tree_is_not_read_again(
+    chain: Chain, tmp_path: Path, batch_files: int
+) -> None:
+    """Nor is anything stored: the objects of the first backup are those of the third, too."""
     trees.nasty(chain.root)
-    first = chain.back_up()
-    second = chain.back_up()
+    first = chain.back_up(batch_files=batch_files)
+    objects = {(chain.runs[0][0], o.name) for r in first for o in r.objects}
     assert packs(first)
-    assert packs(second) == []
-    assert references(second) == {(chain.runs[0][0], name) for name in packs(first)}
-    assert chain.restore(1, tmp_path / "restored") == []
+    for _ in range(2):
+        again = chain.back_up(batch_files=batch_files)
+        assert [o for r in again for o in r.objects] == []
+        assert references(again) == objects
+        assert files(again) == files(first) > 0
+    assert chain.restore(2, tmp_path / "restored") == []
     assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
+
+
+def test_after_runs_without_a_change_one_is_stored_as_ever(chain: Chain, tmp_path: Path) -> None:
+    trees.lifelike(chain.root)
+    first = chain.back_up(batch_files=60)
+    chain.back_up()
+    chain.back_up()
+    (chain.root / "d1" / "new").write_text("new")
+    fourth = chain.back_up()
+    assert {run for run, _ in references(fourth)} == {chain.runs[0][0]}
+    assert files(fourth) == files(first) + 1
+    assert chain.restore(3, tmp_path / "restored") == []
+    assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
+
+
+def test_what_only_lost_files_does_not_hold_them(chain: Chain, tmp_path: Path) -> None:
+    chain.root.mkdir()
+    for name in ("a", "b", "c"):
+        (chain.root / name).write_text(name)
+    chain.back_up()
+    chain.settings["exclude"] = ["/c"]  # the very last line of the index: no other comes after it
+    second = chain.back_up()
+    assert files(second) == 2
+    assert chain.restore(1, tmp_path / "restored") == []
+    assert sorted(os.listdir(tmp_path / "restored")) == ["a", "b"]
 
 
 def test_only_what_changed_is_stored(chain: Chain, tmp_path: Path) -> None:

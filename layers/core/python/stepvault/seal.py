@@ -108,7 +108,7 @@ def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure
         raw_bytes=sum(r.raw_bytes for r in stored),
         stored_bytes=sum(o.stored_bytes for o in own),
         rows=sum(o.rows or 0 for o in own),
-        files=sum(o.files or 0 for o in own),
+        files=sum(o.files or 0 for receipt in stored for o in receipt.objects),
         bottleneck=_bottleneck(stored),
         failures=problems,
         warnings=[w for r in stored for w in ([r.skipped] if r.skipped else r.warnings)],
@@ -164,7 +164,7 @@ def _bottleneck(receipts: Sequence[Receipt]) -> str | None:
 
 def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
     objects = [stored for receipt in receipts for stored in receipt.objects]
-    # What lies in earlier runs' folders costs nothing again, and its index counts its files.
+    # What lies in earlier runs' folders costs nothing again.
     own = [stored for stored in objects if stored.run_id is None]
     config = unit.source.model_dump(mode="json", exclude_none=True)
     return Manifest(
@@ -179,7 +179,7 @@ def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
         raw_bytes=sum(o.raw_bytes for o in objects),
         stored_bytes=sum(o.stored_bytes for o in own),
         rows=sum(o.rows or 0 for o in own),
-        files=sum(o.files or 0 for o in own),
+        files=sum(o.files or 0 for o in objects),
         units=[
             UnitFacts(
                 unit=r.unit,

@@ -14,7 +14,7 @@ from stepvault.engines.base import Previous
 from stepvault.engines.files import index, tar
 from stepvault.engines.files.spool import Spooled, cut
 from stepvault.engines.files.tree import walk_key
-from stepvault.engines.files.walk import Entry
+from stepvault.engines.files.walk import DIRECTORY, Entry
 from stepvault.models import FilesSource, StoredObject
 
 #: The unit of unchanged entries.
@@ -53,6 +53,8 @@ class _Cursor:
         self._stream = cut(text.chunks(), b"\n")
         self._packs = packs
         """By their number in this index, as its lines have it."""
+        self.passed_over = False
+        """Whether lines were, as there is no such entry any more."""
         self._lines: list[bytes] = []
         """Some that were read of it; those before ``_next`` are done with."""
         self._next = 0
@@ -77,6 +79,7 @@ class _Cursor:
             if here >= key:
                 return here == key
             self._next += 1
+            self.passed_over = True
         return False
 
     def take(self) -> tuple[bytes, _Pack | None]:
@@ -127,20 +130,23 @@ class Earlier:
             BackupTampered: an index is not what was stored.
         """
         self._packs: list[_Pack] = []
-        objects = {
-            (o.run_id if o.run_id != previous.run_id else None, o.name): o for o in previous.objects
-        }
-        self._cursors = [
-            self._cursor(previous, objects, stored)
-            for (run_id, name), stored in objects.items()
-            if run_id is None and name.endswith(index.SUFFIX)
+        # Without the counts of files: that is what the index's is for.
+        self._objects = [
+            o.model_copy(update={"run_id": o.run_id or previous.run_id, "files": None})
+            for o in previous.objects
         ]
+        self._cursors = [
+            self._cursor(previous, stored)
+            for stored in self._objects
+            if stored.name.endswith(index.SUFFIX)
+        ]
+        self.files = 0
+        """That were found unchanged."""
         _give_up(self._packs)
 
     def _cursor(
         self,
         previous: Previous,
-        objects: dict[tuple[str | None, str], StoredObject],
         stored: StoredObject,
     ) -> _Cursor:
         """A cursor over an index that lies on disk, verified."""
@@ -148,13 +154,12 @@ class Earlier:
         text = Spooled()
         for chunk in chunks:
             text.add(chunk)
+        objects = {(o.run_id, o.name): o for o in self._objects}
         packs: dict[bytes, _Pack] = {}
         for number, pack in head.items():
-            run_id, name = pack.get("run_id"), pack["name"]
-            held = objects.get((run_id if run_id != previous.run_id else None, name))
+            held = objects.get((pack.get("run_id") or stored.run_id, pack["name"]))
             if held is not None:
-                made = held.model_copy(update={"run_id": run_id or previous.run_id})
-                packs[b"%d" % number] = _Pack(len(self._packs), made, pack["live"])
+                packs[b"%d" % number] = _Pack(len(self._packs), held, pack["live"])
                 self._packs.append(packs[b"%d" % number])
         return _Cursor(text, packs)
 
@@ -183,6 +188,8 @@ class Earlier:
             carried += lines
             if not lines:
                 changed.append(entry)
+        files = sum(entry.kind != DIRECTORY for entry in entries)
+        self.files += files - sum(entry.kind != DIRECTORY for entry in changed)
         return changed, carried
 
     def lines(self, path: bytes) -> list[tuple[bytes, _Pack | None]]:
@@ -203,6 +210,17 @@ class Earlier:
         for pack in packs:
             pack.live += size // len(packs) + tar.BLOCK
         return [line for line, _ in found]
+
+    def whole(self) -> list[StoredObject]:
+        """All the objects of the earlier backup, if none of its lines was passed over; else none."""
+        if not self._cursors or any(
+            cursor.passed_over or cursor.line() for cursor in self._cursors
+        ):
+            return []
+        first = next(n for n, o in enumerate(self._objects) if o.name.endswith(index.SUFFIX))
+        objects = [*self._objects]
+        objects[first] = objects[first].model_copy(update={"files": self.files})
+        return objects
 
     def packs(self) -> dict[str, dict[str, Any]]:
         """The packs that carried lines point at, for the unit's head."""

@@ -34,7 +34,11 @@ class Head:
     carried: bool = False
     """Index lines follow instead of paths."""
     packs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of a carried unit: number, stored object and live bytes of each pack its lines point at."""
+    """Of a carried unit with lines: number, stored object and live bytes of each pack its lines point at."""
+    files: int = 0
+    """Of a carried unit: how many it describes."""
+    same: list[dict[str, Any]] = field(default_factory=list)
+    """Of a carried unit, when nothing at all has changed: the earlier backup's objects."""
     warnings: list[str] = field(default_factory=list)
     """What the walk has to say; in one unit of the source only."""
 

@@ -23,7 +23,7 @@ from stepvault.engines.files.spool import Records, Spool
 from stepvault.engines.files.tree import Tree
 from stepvault.engines.files.walk import DIRECTORY, FILE, Entry, walk
 from stepvault.errors import BackupTampered, SourceUnsupported
-from stepvault.models import FilesSource
+from stepvault.models import FilesSource, StoredObject
 
 #: A file larger than this is read in ranges by several units, each of this many bytes.
 SPLIT_ABOVE = 100 * 10**9
@@ -196,6 +196,10 @@ class _LaidAside:
 
     def units(self) -> Iterator[tuple[listing.Head, Iterable[bytes], int, int]]:
         """Head, frames of records, bytes and files of each unit."""
+        if same := self._nothing_changed():
+            objects = [stored.model_dump(mode="json") for stored in same]
+            yield listing.Head(unit=CARRIED, carried=True, same=objects), [], 0, 0
+            return
         batches = balance(
             [laid.item for laid in self._items], self._job.batch_bytes, self._job.batch_files
         )
@@ -210,8 +214,16 @@ class _LaidAside:
                 head = listing.Head(unit=DIRECTORIES)
                 yield head, self._directories.frames(), 0, 0
         if self._earlier and self._carried.count:
-            head = listing.Head(unit=CARRIED, carried=True, packs=self._earlier.packs())
-            yield head, self._carried.frames(), 0, self._carried.count
+            packs, files = self._earlier.packs(), self._earlier.files
+            head = listing.Head(unit=CARRIED, carried=True, packs=packs, files=files)
+            yield head, self._carried.frames(), 0, files
+
+    def _nothing_changed(self) -> list[StoredObject]:
+        """The objects of the earlier backup, if they are this one's, too."""
+        # What was compared by content may have other times.
+        if not self._earlier or self._same or self._items or self._directories.count:
+            return []
+        return self._earlier.whole()
 
     def _one_pack(
         self, batches: list[Batch]

@@ -10,8 +10,9 @@ staging folder. Any task may be repeated.
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.files import index, tar, unpack
@@ -52,13 +53,13 @@ def plan_restore(job: RestoreJob) -> list[RestoreTask]:
     backup = Backup(job.objects, job.read)
     tasks = []
     for stored, index_object in backup.packs(Selection(job.options.only)):
-        pack = {"run_id": stored.run_id, "name": stored.name}
+        pack, by = ({"run_id": one.run_id, "name": one.name} for one in (stored, index_object))
         tasks.append(
             RestoreTask(
                 stage="data",
                 id=f"{stored.run_id}-{stored.name}" if stored.run_id else stored.name,
                 objects=[stored.name, index_object.name],
-                arguments={"staging": staging, "pack": pack, "index": index_object.name},
+                arguments={"staging": staging, "pack": pack, "index": by},
             )
         )
     if not tasks and job.options.only:
@@ -104,8 +105,7 @@ def restore(job: RestoreJob, task: RestoreTask) -> Counts:
         work = _Work(job, target, staged, task.arguments["staging"])
         if task.stage == "after":
             return work.finish()
-        pack = task.arguments["pack"]
-        return work.restore_pack(task.id, task.arguments["index"], pack["run_id"], pack["name"])
+        return work.restore_pack(task.id, task.arguments["index"], task.arguments["pack"])
 
 
 class _Work:
@@ -128,10 +128,10 @@ class _Work:
 
     # Data
 
-    def restore_pack(self, task_id: str, index_name: str, run_id: str | None, name: str) -> Counts:
-        """Restore what is wanted of one pack."""
-        stored = self._backup.find(run_id, name)
-        lines = self._backup.lines_of(self._backup.find(None, index_name), stored, self._selection)
+    def restore_pack(self, task_id: str, by: Mapping[str, Any], pack: Mapping[str, Any]) -> Counts:
+        """Restore what is wanted of a pack, by its index; both are given as ``run_id`` and ``name``."""
+        stored = self._backup.find(**pack)
+        lines = self._backup.lines_of(self._backup.find(**by), stored, self._selection)
         folder = self._staging + b"/" + os.fsencode(task_id)
         self._make_private(self._staging)
         self._staged.remove(folder)

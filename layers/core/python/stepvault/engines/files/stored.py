@@ -44,7 +44,7 @@ class Backup:
     ) -> None:
         self._objects = {(stored.run_id, stored.name): stored for stored in objects}
         self._read = read
-        self.indexes = [s for s in objects if s.run_id is None and s.name.endswith(index.SUFFIX)]
+        self.indexes = [stored for stored in objects if stored.name.endswith(index.SUFFIX)]
 
     def find(self, run_id: str | None, name: str) -> StoredObject:
         """
@@ -69,7 +69,11 @@ class Backup:
                 used[number] = used.get(number, 0) + 1
             for number in sorted(used):
                 pack = named[number]
-                yield self.find(pack.get("run_id"), pack["name"]), index_object
+                # Its own run's, if it names none.
+                yield (
+                    self.find(pack.get("run_id") or index_object.run_id, pack["name"]),
+                    index_object,
+                )
 
     def lines_of(
         self, index_object: StoredObject, pack: StoredObject, selection: Selection
@@ -81,7 +85,9 @@ class Backup:
         """
         named, lines = index.read(self._read(index_object))
         number = next(
-            n for n, p in named.items() if (p.get("run_id"), p["name"]) == (pack.run_id, pack.name)
+            n
+            for n, p in named.items()
+            if (p.get("run_id") or index_object.run_id, p["name"]) == (pack.run_id, pack.name)
         )
         end = b"\t%d" % number
         kept, orphans = Lines(), dict[int, bytes]()

@@ -1,0 +1,49 @@
+"""What is measured of Stepvault: a whole source by its own path, plan, units, seal.
+
+A program of its own, so that what the harness imports is not measured.
+"""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from stepvault import keys, storage
+from stepvault.backup import back_up
+from stepvault.catalog import Vault
+from stepvault.models import Config, Execution
+from stepvault.plan import RunInput, RunRequest, plan
+from stepvault.seal import SealRequest, complain, seal
+
+
+def run_id(source: str, turn: int) -> str:
+    """The run of a turn."""
+    started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=turn)
+    return keys.run_id(started, f"bench-{source}")
+
+
+def main(job: dict[str, Any]) -> None:
+    """Back up what ``harness.backup_command`` says."""
+    vault, run = Vault(job["bucket"]), run_id(job["source"]["name"], job["turn"])
+    config = Config.model_validate({"sources": [job["source"]]})
+    execution = Execution(name="bench", started=datetime.now(UTC))
+    plan(config, vault, RunRequest(execution=execution, input=RunInput(run_id=run)))
+    units = vault.units(run) or []
+    if job["parallel"] == 1 or len(units) == 1:
+        for unit in units:
+            back_up(unit, vault)
+    else:
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+
+        # As warm functions, which have their client, but connections of their own.
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(job["parallel"], fork, initializer=storage.client().close) as pool:
+            list(pool.map(back_up, units, [vault] * len(units)))
+    summary, _ = seal(vault, SealRequest(run_id=run))
+    if summary:
+        complain(summary)
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))
