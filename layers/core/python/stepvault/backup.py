@@ -29,7 +29,7 @@ from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
-from stepvault.governor import Governor, settle_memory
+from stepvault.governor import Governor, keep_buffers, settle_memory
 from stepvault.models import DatabaseSettings, Failure, Profile, Receipt, StoredObject, Unit
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
@@ -151,6 +151,8 @@ class _Path:
         """Every stream of the snapshot, in parallel, then the closing ones in order."""
         parallel = max(1, snapshot.parallel)
         inflight = self._inflight if parallel == 1 else 1
+        if parallel == 1:
+            keep_buffers()
         cores = min(os.process_cpu_count() or 1, _MOST_CORES)
         helpers = cores if parallel == 1 and cores > 1 else 0
         with (
@@ -218,13 +220,15 @@ class _Path:
                 if not isinstance(chunk, EndFrame):
                     raw.update(chunk)
                     size += len(chunk)
-                piece = encoder.feed(chunk)
-                meter.compress.add(len(piece), *watch.split())
-                upload.write(piece)
+                ready = encoder.feed(chunk)
+                meter.compress.add(sum(map(len, ready)), *watch.split())
+                for piece in ready:
+                    upload.write(piece)
             watch = Watch()
-            piece = encoder.finish()
-            meter.compress.add(len(piece), *watch.split())
-            upload.write(piece)
+            ready = encoder.finish()
+            meter.compress.add(sum(map(len, ready)), *watch.split())
+            for piece in ready:
+                upload.write(piece)
             counts = stream.result()
             done = upload.complete()
         return Stored(

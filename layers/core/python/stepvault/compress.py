@@ -56,13 +56,13 @@ class Compressor:
         """Raw offset of a stretch whose first frame is still to come."""
         self.frames: list[tuple[int, int]] = []
 
-    def feed(self, chunk: Buffer | EndFrame) -> bytes:
+    def feed(self, chunk: Buffer | EndFrame) -> Sequence[Buffer]:
         """The stored bytes that are ready after this chunk; often none."""
         if isinstance(chunk, EndFrame):
             ready = self._end_frame() if self._filled else []
             self._mark = self._raw
-            return b"".join(ready)
-        ready, done = [], 0
+            return ready
+        ready, done = list[bytes](), 0
         with memoryview(chunk) as whole:
             while taken := min(len(whole) - done, self._frame - self._filled):
                 end = self._filled + taken
@@ -73,14 +73,14 @@ class Compressor:
                 if end == self._frame:
                     ready += self._end_frame()
         self._raw += done
-        return b"".join(ready)
+        return ready
 
-    def finish(self) -> bytes:
+    def finish(self) -> Sequence[Buffer]:
         """The last stored bytes."""
         ready = self._end_frame() if self._filled or not self._raw else []
         while self._flying:
             ready.append(self._landed())
-        return b"".join(ready)
+        return ready
 
     def _end_frame(self) -> list[bytes]:
         """Have what is in the buffer compressed; the frames that are ready by now."""
@@ -122,11 +122,11 @@ class Plain:
 
     frames: Sequence[tuple[int, int]] = ()
 
-    def feed(self, chunk: Buffer | EndFrame) -> Buffer:
-        return b"" if isinstance(chunk, EndFrame) else chunk
+    def feed(self, chunk: Buffer | EndFrame) -> Sequence[Buffer]:
+        return () if isinstance(chunk, EndFrame) else (chunk,)
 
-    def finish(self) -> bytes:
-        return b""
+    def finish(self) -> Sequence[Buffer]:
+        return ()
 
 
 def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:

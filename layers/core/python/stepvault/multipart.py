@@ -76,6 +76,10 @@ class Upload:
         self._governor = governor
         self._meter = meter
         self._part = bytearray()
+        self._filled = 0
+        """Bytes of the part that count; the rest is left of an earlier one."""
+        self._spare: list[bytearray] = []
+        """Parts that have arrived: memory that the next ones need not get from the system again."""
         self._next = 1
         self._size = 0
         self._sha256 = hashlib.sha256()
@@ -103,10 +107,16 @@ class Upload:
         self._sha256.update(data)
         with memoryview(data) as whole:
             done = 0
-            while taken := min(len(whole) - done, part_size(self._next) - len(self._part)):
-                self._part += whole[done : done + taken]
-                done += taken
-                if len(self._part) == part_size(self._next):
+            while taken := min(len(whole) - done, part_size(self._next) - self._filled):
+                end = self._filled + taken
+                if end <= len(self._part):
+                    with memoryview(self._part) as part:
+                        part[self._filled : end] = whole[done : done + taken]
+                else:
+                    del self._part[self._filled :]
+                    self._part += whole[done : done + taken]
+                self._filled, done = end, done + taken
+                if end == part_size(self._next):
                     self._send_part()
 
     def complete(self) -> Uploaded:
@@ -114,7 +124,7 @@ class Upload:
         if self._upload_id is None:
             self._put_whole()
         else:
-            if self._part:
+            if self._filled:
                 self._send_part()
             self._wait_until(lambda: self._flying == 0)
             self._finish()
@@ -155,8 +165,9 @@ class Upload:
         self._pool.submit(self._upload_part, number, body)
 
     def _take_part(self) -> bytearray:
-        part, self._part = self._part, bytearray()
-        self._size += len(part)
+        part, self._part = self._part, self._spare.pop() if self._spare else bytearray()
+        del part[self._filled :]
+        self._size, self._filled = self._size + len(part), 0
         return part
 
     def _upload_part(self, number: int, body: bytearray) -> None:
@@ -174,6 +185,8 @@ class Upload:
                         ChecksumCRC32=checksum,
                     )["ETag"]
                 self._etags[number] = (etag, checksum)
+                if self._wanted > 1:  # streams that share the memory give it back at once
+                    self._spare.append(body)
                 self._meter.add(len(body), time.perf_counter() - started, 0.0)
         except BaseException as error:  # raised again in the stream
             self._error = error
