@@ -106,10 +106,8 @@ class Restic:
         return self._restic(turn, "backup", str(self._root))
 
     def _restic(self, turn: int, *words: str) -> list[str]:
-        # Without keys: SeaweedFS refuses its way of signing as long as it has no users itself.
-        unset = ("-u", "AWS_ACCESS_KEY_ID", "-u", "AWS_SECRET_ACCESS_KEY")
         given = (f"{key}={value}" for key, value in self.environment(turn).items())
-        return ["env", *unset, *given, "restic", "-q", *words]
+        return ["env", *given, "restic", "-q", *words]
 
 
 def first_run(

@@ -1,6 +1,7 @@
 """Measures Stepvault against other tools: the same source into the same S3 server, in turns.
 
-``ObjectStore`` is a real S3 server on this machine (SeaweedFS, from PyPI) that writes to disk.
+``ObjectStore`` is a real S3 server on this machine (SeaweedFS, from PyPI) that writes to disk and,
+like S3, wants every request signed.
 ``Contest`` runs each contender as a subprocess of its own, one after the other, round by round,
 so that a busy machine slows all alike. A benchmark of a source is short::
 
@@ -87,7 +88,10 @@ class ObjectStore:
         weed = Path(sys.executable).with_name("weed")
         command = [str(weed), "server", "-s3", *(f"-{k}={v}" for k, v in options.items())]
         with (self._folder / "log").open("wb") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self._folder)
+            user = {key: value for key, value in self.environment.items() if "_KEY" in key}
+            self._process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self._folder, env={**os.environ, **user}
+            )
         try:
             self._wait()
         except BaseException:
