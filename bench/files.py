@@ -87,6 +87,7 @@ class Restic:
 
     def environment(self, turn: int) -> dict[str, str]:
         return {
+            **self._store.environment,
             "RESTIC_REPOSITORY": f"s3:{self._store.endpoint}/{self._store.bucket}/{self.prefix(turn)}",
             "RESTIC_PASSWORD": "bench",
             "RESTIC_CACHE_DIR": str(self._cache),
