@@ -214,16 +214,19 @@ def test_a_session_killed_on_the_server_fails_the_backup(
     )
 
     def watch(name: str, raw_bytes: int) -> None:
-        if once.acquire(blocking=False):
+        with once:
+            if killed:
+                return
             ended = pg18.psql(
                 "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
                 f" WHERE datname = '{bank}' AND state = '{whom}'"
             )
-            killed.append(int(ended))
+            if int(ended):  # the first to read may have been through with a small table
+                killed.append(int(ended))
 
     with pytest.raises(StepvaultError) as caught:
         run(pg18, bank, tmp_path / "vault", split_above_mb=1000, watch=watch)
-    assert killed[0] > 0
+    assert killed
     assert isinstance(caught.value, SourceUnreachable)
     assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file()]
 
