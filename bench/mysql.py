@@ -75,12 +75,10 @@ def insert_prose(server: MariaDb, kind: str, rows: int) -> None:
     """
     rng = random.Random(rows)
     words = ["".join(rng.choices("etaoinshrdlucmfwyp", k=2 + n % 9)) for n in range(12_000)]
-    # A comma and a full stop every twenty words, an apostrophe every fifty, a paragraph every eighty.
-    ends = {1: ", ", 2: ". ", 3: "'s ", 4: ".\n"}
-    every = {1: 20, 2: 25, 3: 50, 4: 80}
+    ends = (20, ", "), (25, ". "), (50, "'s "), (80, ".\n")  # one word in so many has that end
     vocabulary = [
-        word + next((ends[k] for k, n in every.items() if number % n == k), " ")
-        for number, word in enumerate(words)
+        word + next((end for k, (every, end) in enumerate(ends, 1) if n % every == k), " ")
+        for n, word in enumerate(words)
     ]
     often = list(accumulate(1 / (rank + 3) for rank in range(len(vocabulary))))  # Zipf's law
     prose = "".join(rng.choices(vocabulary, cum_weights=often, k=9_000_000))

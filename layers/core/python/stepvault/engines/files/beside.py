@@ -10,7 +10,7 @@ import marshal
 import os
 import pickle
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, NoReturn
 
 from stepvault.engines.files.notes import Notes
@@ -37,7 +37,8 @@ def walked(tree: Tree, source: FilesSource, notes: Notes) -> Iterator[Iterator[l
         yield map(_entries, stretches(tree, source, notes))
         return
     reading, writing = os.pipe()
-    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
+    with suppress(OSError):  # where it may not be so large, it stays as it is
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, _PIPE)
     child = os.fork()
     if not child:
         os.close(reading)

@@ -14,7 +14,7 @@ from stepvault.engines.base import Previous
 from stepvault.engines.files import index, tar
 from stepvault.engines.files.spool import Spooled, cut
 from stepvault.engines.files.tree import walk_key
-from stepvault.engines.files.walk import DIRECTORY, Entry
+from stepvault.engines.files.walk import Entry
 from stepvault.models import FilesSource, StoredObject
 
 #: The unit of unchanged entries.
@@ -140,8 +140,6 @@ class Earlier:
             for stored in self._objects
             if stored.name.endswith(index.SUFFIX)
         ]
-        self.files = 0
-        """That were found unchanged."""
         _give_up(self._packs)
 
     def _cursor(
@@ -157,7 +155,7 @@ class Earlier:
         objects = {(o.run_id, o.name): o for o in self._objects}
         packs: dict[bytes, _Pack] = {}
         for number, pack in head.items():
-            held = objects.get((pack.get("run_id") or stored.run_id, pack["name"]))
+            held = objects.get(index.pack_named(pack, stored))
             if held is not None:
                 packs[b"%d" % number] = _Pack(len(self._packs), held, pack["live"])
                 self._packs.append(packs[b"%d" % number])
@@ -188,8 +186,6 @@ class Earlier:
             carried += lines
             if not lines:
                 changed.append(entry)
-        files = sum(entry.kind != DIRECTORY for entry in entries)
-        self.files += files - sum(entry.kind != DIRECTORY for entry in changed)
         return changed, carried
 
     def lines(self, path: bytes) -> list[tuple[bytes, _Pack | None]]:
@@ -211,15 +207,16 @@ class Earlier:
             pack.live += size // len(packs) + tar.BLOCK
         return [line for line, _ in found]
 
-    def whole(self) -> list[StoredObject]:
-        """All the objects of the earlier backup, if none of its lines was passed over; else none."""
+    def whole(self, files: int) -> list[StoredObject]:
+        """All the objects of the earlier backup, which holds so many files, if none of its lines was
+        passed over; else none."""
         if not self._cursors or any(
             cursor.passed_over or cursor.line() for cursor in self._cursors
         ):
             return []
         first = next(n for n, o in enumerate(self._objects) if o.name.endswith(index.SUFFIX))
         objects = [*self._objects]
-        objects[first] = objects[first].model_copy(update={"files": self.files})
+        objects[first] = objects[first].model_copy(update={"files": files})
         return objects
 
     def packs(self) -> dict[str, dict[str, Any]]:

@@ -21,6 +21,7 @@ from stepvault.engines.base import Buffer, Counts, EndFrame, Stored
 from stepvault.engines.files.spool import cut
 from stepvault.engines.files.tree import walk_key
 from stepvault.errors import BackupTampered
+from stepvault.models import StoredObject
 
 SUFFIX = ".index.tsv.zst"
 VERSION = 1
@@ -142,6 +143,11 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
             "Use the newer Stepvault that wrote it",
         )
     return packs, chain([rest] if rest else [], stream)
+
+
+def pack_named(pack: Mapping[str, Any], by: StoredObject) -> tuple[str | None, str]:
+    """Run and name of a pack out of that index's head; the index's own run, if it names none."""
+    return pack.get("run_id") or by.run_id, pack["name"]
 
 
 class Places:

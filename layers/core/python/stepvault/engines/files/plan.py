@@ -156,6 +156,7 @@ class _LaidAside:
         self._same = same
         self._record = record
         self._carried = Records(b"\n")
+        self._carried_files = 0
         self._spool = Spool()
         self._directories = Records(listing.END)
         self._items: list[_Laid] = []
@@ -177,6 +178,7 @@ class _LaidAside:
         for stretch in stretches:
             changed, lines = compare(earlier, stretch)
             self._carried.extend(lines)
+            self._carried_files += _files(stretch) - _files(changed)
             yield changed
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
@@ -214,7 +216,7 @@ class _LaidAside:
                 head = listing.Head(unit=DIRECTORIES)
                 yield head, self._directories.frames(), 0, 0
         if self._earlier and self._carried.count:
-            packs, files = self._earlier.packs(), self._earlier.files
+            packs, files = self._earlier.packs(), self._carried_files
             head = listing.Head(unit=CARRIED, carried=True, packs=packs, files=files)
             yield head, self._carried.frames(), 0, files
 
@@ -223,7 +225,7 @@ class _LaidAside:
         # What was compared by content may have other times.
         if not self._earlier or self._same or self._items or self._directories.count:
             return []
-        return self._earlier.whole()
+        return self._earlier.whole(self._carried_files)
 
     def _one_pack(
         self, batches: list[Batch]
@@ -249,6 +251,10 @@ class _LaidAside:
         plain = (self._spool.get(one.where) for one in laid if not one.linked)
         streams = [_cut(self._spool.get(one.where)) for one in laid if one.linked]
         return heapq.merge(chain.from_iterable(map(_cut, plain)), *streams, key=_key)
+
+
+def _files(entries: Iterable[Entry]) -> int:
+    return sum(entry.kind != DIRECTORY for entry in entries)
 
 
 def _key(record: bytes) -> bytes:

@@ -7,7 +7,7 @@ from stepvault.engines.files.content import content_hash
 from stepvault.engines.files.directory import settled
 from stepvault.engines.files.earlier import Earlier
 from stepvault.engines.files.tree import Tree, split
-from stepvault.engines.files.walk import DIRECTORY, FILE, Entry
+from stepvault.engines.files.walk import FILE, Entry
 from stepvault.engines.files.xattrs import xattrs_of
 
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -27,8 +27,6 @@ class SameContent:
             carried += lines
             if not lines:
                 changed.append(entry)
-            elif entry.kind != DIRECTORY:
-                earlier.files += 1
         return changed, carried
 
     def _lines(self, entry: Entry, earlier: Earlier) -> list[bytes]:

@@ -69,11 +69,7 @@ class Backup:
                 used[number] = used.get(number, 0) + 1
             for number in sorted(used):
                 pack = named[number]
-                # Its own run's, if it names none.
-                yield (
-                    self.find(pack.get("run_id") or index_object.run_id, pack["name"]),
-                    index_object,
-                )
+                yield self.find(*index.pack_named(pack, index_object)), index_object
 
     def lines_of(
         self, index_object: StoredObject, pack: StoredObject, selection: Selection
@@ -87,7 +83,7 @@ class Backup:
         number = next(
             n
             for n, p in named.items()
-            if (p.get("run_id") or index_object.run_id, p["name"]) == (pack.run_id, pack.name)
+            if index.pack_named(p, index_object) == (pack.run_id, pack.name)
         )
         end = b"\t%d" % number
         kept, orphans = Lines(), dict[int, bytes]()
