@@ -13,7 +13,7 @@ import pytest
 
 from examples.demo.postgres_server import PostgresServer
 from stepvault.engines.base import Job
-from stepvault.engines.postgres import engine, session
+from stepvault.engines.postgres import engine, session, tables
 from stepvault.errors import SourceBusy, SourceUnreachable, StepvaultError
 from tests.engines.driver import Result, back_up
 from tests.engines.postgres.rig import address, new_database, source
@@ -185,6 +185,19 @@ def test_tables_that_come_and_go_end_in_a_whole_backup_or_a_clear_error(
             copy = new_database(pg18)
             pg18.run("pg_restore", "--exit-on-error", "-d", copy, vault)
     assert whole
+
+
+def test_a_table_dropped_between_two_looks_is_not_called_unreadable(
+    pg18: PostgresServer, bank: str
+) -> None:
+    with closing(psycopg.connect(pg18.url(bank))) as opened:
+        session.set_up(opened)
+        opened.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        opened.execute("SELECT FROM pg_class")
+        pg18.psql("DROP TABLE small", database=bank)
+        seen = tables.listed(opened)
+    assert "public.small" in {t.label for t in seen}
+    tables.check_readable(seen)
 
 
 def test_who_holds_a_lock_is_named(

@@ -11,14 +11,15 @@ from stepvault.engines.postgres import failures, session
 from stepvault.engines.postgres.session import text
 from stepvault.errors import SourceBusy, SourceDenied
 
-#: Names come as bytes in the database's encoding: in SQL_ASCII there is no text.
+#: Names come as bytes in the database's encoding: in SQL_ASCII there is no text. The privilege is
+#: NULL for a table dropped since the snapshot: not denied, and whoever locks it will see.
 _SELECT = """
 SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
        pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
        pg_catalog.convert_to(pg_catalog.quote_ident(n.nspname) || '.'
          || pg_catalog.quote_ident(c.relname), pg_catalog.getdatabaseencoding()),
-       pg_catalog.has_table_privilege(c.oid, 'SELECT'), c.relpersistence = 'u'
+       coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true), c.relpersistence = 'u'
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't'
 """
