@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import zstandard
-
 from stepvault.compress import decompress
-from stepvault.engines.files.spool import cut
+from stepvault.engines.files.spool import compressor, cut
 from stepvault.engines.files.tree import walk_key
 
 END = b"\0"
@@ -87,9 +85,9 @@ def sort_key(record: bytes) -> bytes:
 
 def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
     """The chunks as a zstd frame."""
-    compressor = zstandard.ZstdCompressor(level=1, write_checksum=True).compressobj()
-    yield from map(compressor.compress, chunks)
-    yield compressor.flush()
+    stream = compressor().compressobj()
+    yield from map(stream.compress, chunks)
+    yield stream.flush()
 
 
 def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:

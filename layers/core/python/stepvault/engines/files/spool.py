@@ -12,6 +12,11 @@ _BLOCK = 256 << 10
 _TOGETHER = 512
 
 
+def compressor() -> zstandard.ZstdCompressor:
+    """For lists of names: the cheapest level, and a checksum in each frame."""
+    return zstandard.ZstdCompressor(level=1, write_checksum=True)
+
+
 class Spool:
     """An unnamed temporary file of compressed blocks; gone with its last user."""
 
@@ -21,7 +26,7 @@ class Spool:
         os.unlink(name)
         self._fd = descriptor
         self._end = 0
-        self._zstd = zstandard.ZstdCompressor(level=1, write_checksum=True)
+        self._zstd = compressor()
 
     def __del__(self) -> None:
         if self._fd >= 0:
