@@ -101,9 +101,7 @@ def test_a_users_rows_come_back_beside_the_scripts_own(
     where, stock = address(server, new_database(server)), new_database(extended18)
     job = restore_job(result, vault, source(name), connection=where)
     run_restore(engine, job, times=2)
-    # One job: foreign keys of configuration tables exist before their rows, and no archive of
-    # pg_dump's tells pg_restore so; with -j2 it may load them in the wrong order.
-    extended18.run("pg_restore", "--exit-on-error", "-d", stock, vault)
+    extended18.run("pg_restore", "--exit-on-error", "-j2", "-d", stock, vault)
     zones, entries, stands = content(server, name)
     assert len(zones.splitlines()) == 5
     assert (len(entries.splitlines()), stands) == (15_000, "15000|t")

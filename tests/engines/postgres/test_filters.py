@@ -129,6 +129,35 @@ def test_rows_alone_need_their_tables_and_need_them_empty(
         engine.plan_restore(job)
 
 
+def test_rows_alone_bring_what_is_said_of_large_objects(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "SELECT lo_from_bytea(4711, 'eau'); SELECT lo_from_bytea(4712, 'plain');"
+        "COMMENT ON LARGE OBJECT 4711 IS 'water'; GRANT SELECT ON LARGE OBJECT 4711 TO PUBLIC;"
+        "CREATE TABLE t (i int); COMMENT ON TABLE t IS 'a definition'",
+        database=name,
+    )
+    query = (
+        "SELECT oid, lo_get(oid), lomacl, obj_description(oid, 'pg_largeobject')"
+        " FROM pg_largeobject_metadata ORDER BY oid"
+    )
+    result = run(pg18, name, tmp_path / "vault", schema=False)
+    where, stock = address(pg18, new_database(pg18)), new_database(pg18)
+    for database in (str(where.database), stock):
+        pg18.psql("CREATE TABLE t (i int)", database=database)
+    options = RestoreOptions(owner="keep")
+    job = restore_job(result, tmp_path / "vault", source(name), connection=where, options=options)
+    run_restore(engine, job, times=2)
+    pg18.run("pg_restore", "--exit-on-error", "-j2", "-d", stock, tmp_path / "vault")
+    assert "water" in pg18.psql(query, database=name)
+    for database in (str(where.database), stock):
+        assert pg18.psql(query, database=database) == pg18.psql(query, database=name)
+        described = "SELECT obj_description('t'::regclass, 'pg_class')"
+        assert pg18.psql(described, database=database) == ""
+
+
 def test_chosen_tables_come_back_with_what_they_need(
     pg18: PostgresServer, shop: str, tmp_path: Path
 ) -> None:

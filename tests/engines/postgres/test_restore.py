@@ -148,7 +148,7 @@ def test_a_database_that_is_made_gets_the_settings_of_the_one_backed_up(
     pg18: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What cannot be set is told and left; the quick time-out would end the restore itself."""
-    name = f'{new_database(pg18)} "odd"'
+    name = f'DATABASE {new_database(pg18)} "odd"'
     quoted = name.replace('"', '""')
     pg18.psql(f'CREATE DATABASE "{quoted}"')
     pg18.psql(

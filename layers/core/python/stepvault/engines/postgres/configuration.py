@@ -29,13 +29,9 @@ def differences(
     conditions = target.conditions(opened)
     found = []
     for entry in chosen:
-        name = f"{entry.file.decode()}{archive.suffix}" if entry.file else ""
-        if (
-            entry.kind == b"TABLE DATA"
-            and name in stored
-            and "fingerprint" not in stored[name].facts
-        ):
-            found += _difference(job, opened, entry, stored[name], conditions)
+        data = stored.get(archive.data_file(entry) or "")
+        if entry.kind == b"TABLE DATA" and data and "fingerprint" not in data.facts:
+            found += _difference(job, opened, entry, data, conditions)
     return found
 
 

@@ -12,7 +12,7 @@ from psycopg import Connection as Session
 
 from stepvault.engines.postgres.session import text
 from stepvault.engines.postgres.tables import Table
-from stepvault.engines.postgres.toc import SECTION_DATA, Entry, Toc
+from stepvault.engines.postgres.toc import Entry, Toc
 from stepvault.errors import ConfigInvalid
 
 #: Everything that pg_depend says rests on these tables. A view rests on its _RETURN rule the
@@ -60,8 +60,6 @@ WHERE coalesce(i.indrelid, c.oid) = ANY (%s)
 _PG_CLASS, _PG_PROC = 1259, 1255
 #: What has no oid of its own and goes with the thing it is about.
 _COMPANIONS = {b"ACL", b"COMMENT", b"SECURITY LABEL", b"SEQUENCE OWNED BY", b"SEQUENCE SET"}
-#: What even an archive of rows alone begins with.
-SETTINGS = (b"ENCODING", b"STDSTRINGS", b"SEARCHPATH")
 
 
 @dataclass(frozen=True)
@@ -129,6 +127,4 @@ def apply(archive: Toc, lost: Losses) -> None:
 
 def data_only(archive: Toc) -> None:
     """Leave only rows, sequences' values and large objects."""
-    archive.entries = [
-        e for e in archive.entries if e.section == SECTION_DATA or e.kind in SETTINGS
-    ]
+    archive.entries = [e for e in archive.entries if e.needs_no_definitions]

@@ -19,7 +19,6 @@ from psycopg import Connection as Session
 from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.postgres import (
     failures,
-    filters,
     finish,
     programs,
     selection,
@@ -83,7 +82,7 @@ def read_toc(job: RestoreJob) -> toc.Toc:
 
 def rows_alone(archive: toc.Toc) -> bool:
     """Whether the backup holds rows without definitions."""
-    return all(e.section == toc.SECTION_DATA or e.kind in filters.SETTINGS for e in archive.entries)
+    return all(e.needs_no_definitions for e in archive.entries)
 
 
 def _object(job: RestoreJob, name: str) -> StoredObject:
@@ -120,7 +119,7 @@ def _tasks(
     others: list[int] = []
     files: list[str] = []
     for entry in (e for e in chosen if e.section == toc.SECTION_DATA):
-        name = f"{entry.file.decode()}{archive.suffix}" if entry.file else None
+        name = archive.data_file(entry)
         if entry.kind == b"TABLE DATA" and name in stored and "fingerprint" in stored[name].facts:
             batch.append(name)
             size += stored[name].raw_bytes
@@ -186,11 +185,7 @@ class _Work:
     def load_rows(self) -> Counts:
         """Rows of one or more tables, a transaction each."""
         archive = read_toc(self.job)
-        entries = {
-            f"{e.file.decode()}{archive.suffix}": e
-            for e in archive.entries
-            if e.kind == b"TABLE DATA" and e.file
-        }
+        entries = {archive.data_file(e): e for e in archive.entries if e.kind == b"TABLE DATA"}
         rows = 0
         with target.connect(self.job) as opened:
             self._require_begun(opened)

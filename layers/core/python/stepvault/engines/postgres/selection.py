@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from stepvault.engines.postgres import tables
-from stepvault.engines.postgres.toc import SECTION_PRE_DATA, Entry, Toc
+from stepvault.engines.postgres.toc import SECTION_PRE_DATA, SETTINGS, Entry, Toc
 from stepvault.errors import ConfigInvalid
 
 #: What belongs to a table and comes with it.
@@ -18,9 +18,8 @@ _COMPANIONS = {
     b"TABLE ATTACH",
 }
 #: Made anew even where something of that name exists: then it is an error to say so.
-_OF_TABLES = _COMPANIONS | {b"TABLE", b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"}
+_OF_TABLES = _COMPANIONS | {b"TABLE"} | SETTINGS
 _FOLLOWERS = {b"ACL", b"COMMENT", b"SECURITY LABEL", b"SEQUENCE SET"}
-_SETTINGS = {b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"}
 _GRANTEE = re.compile(rb'\bTO ("(?:[^"]|"")+"|[^\s";]+)(?: WITH GRANT OPTION)?;')
 
 
@@ -36,7 +35,7 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
     chosen = _tables(entries, only)
     known = {e.dump_id: e for e in entries}
     strangers = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
-    kept = {e.dump_id for e in entries if e.kind in _SETTINGS} | chosen
+    kept = {e.dump_id for e in entries if e.kind in SETTINGS} | chosen
     for dump_id in chosen:
         kept |= _needed(dump_id, known)
     grew = True

@@ -173,7 +173,7 @@ class PostgresSnapshot:
         missing = [
             e.label
             for e in archive.entries
-            if e.kind == b"TABLE DATA" and e.file and e.file.decode() + archive.suffix not in names
+            if e.kind == b"TABLE DATA" and e.file and archive.data_file(e) not in names
         ]
         if missing:
             raise ShortRead(f"no object was stored for {', '.join(missing[:5])}")
@@ -404,6 +404,9 @@ class PostgresSnapshot:
         """One stream per table or range, largest first, then the files that pg_dump wrote."""
         source = self._source()
         makers = archive.tables()
+        # The foreign keys of extensions' tables are there before their rows: pg_dump sorts these,
+        # but does not tell pg_restore.
+        archive.load_in_turn()
         streams: list[Stream] = []
         if source.with_data:
             mine = [t for t in seen.tables if t.kind == "r" and t.oid in makers]

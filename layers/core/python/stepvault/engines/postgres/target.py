@@ -145,7 +145,8 @@ def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
     """
     new = sql.Identifier(opened.info.dbname).as_bytes(opened)
     for entry in entries:
-        old = re.escape(entry.tag.removeprefix(b"DATABASE "))
+        plain = entry.kind in (b"DATABASE", b"DATABASE PROPERTIES")
+        old = re.escape(entry.tag if plain else entry.tag.removeprefix(b"DATABASE "))
         names = re.compile(_ABOUT_DATABASE % (old, old.replace(b'"', b'""')), re.MULTILINE)
         for statement in _STATEMENTS.split(entry.definition or b""):
             if _ROLES.match(statement) and owner != "keep":

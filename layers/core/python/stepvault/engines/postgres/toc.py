@@ -7,6 +7,7 @@ encoding.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from stepvault.errors import BackupTampered
 
@@ -15,6 +16,10 @@ SECTION_NONE, SECTION_PRE_DATA, SECTION_DATA, SECTION_POST_DATA = 1, 2, 3, 4
 _MAGIC = b"PGDMP"
 _DIRECTORY = 3
 _SUFFIXES = {0: "", 1: ".gz", 2: ".lz4", 3: ".zst"}
+#: What even an archive of rows alone begins with.
+SETTINGS = frozenset((b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"))
+#: What is said of something else; the tag begins with that thing's kind.
+_REMARKS = (b"ACL", b"COMMENT", b"SECURITY LABEL")
 #: A TABLE DATA entry marked so is loaded without a TRUNCATE before it, even in parallel.
 _NO_TRUNCATE = b"-- load via partition root "
 
@@ -51,8 +56,16 @@ class Entry:
     def of_database(self) -> bool:
         """Whether it concerns the database as such, which pg_restore makes with -C alone."""
         return self.kind in (b"DATABASE", b"DATABASE PROPERTIES") or (
-            self.kind in (b"ACL", b"COMMENT", b"SECURITY LABEL")
-            and self.tag.startswith(b"DATABASE ")
+            self.kind in _REMARKS and self.tag.startswith(b"DATABASE ")
+        )
+
+    @property
+    def needs_no_definitions(self) -> bool:
+        """Whether it has a place in an archive of rows alone, as remarks on large objects have."""
+        return (
+            self.section == SECTION_DATA
+            or self.kind in SETTINGS
+            or (self.kind in _REMARKS and self.tag.startswith(b"LARGE OBJECT"))
         )
 
 
@@ -86,6 +99,10 @@ class Toc:
     def suffix(self) -> str:
         """What the names of the data files end with after ``.dat``."""
         return _SUFFIXES[self.compression]
+
+    def data_file(self, entry: Entry) -> str | None:
+        """The name of the file with the entry's rows, if it has any."""
+        return entry.file.decode() + self.suffix if entry.file else None
 
     def tables(self) -> dict[int, Entry]:
         """The entries that make tables, by the table's oid."""
@@ -151,6 +168,12 @@ class Toc:
                 entry.dependencies += [i for i in needed if i not in entry.dependencies]
         self.entries[first:first] = added
         return names
+
+    def load_in_turn(self) -> None:
+        """Have ``pg_restore -j``, too, load the tables announced so far one after the other."""
+        rows = [e for e in self.entries if e.kind == b"TABLE DATA"]
+        for earlier, entry in pairwise(rows):
+            entry.dependencies.append(earlier.dump_id)
 
 
 def read(data: bytes) -> Toc:
