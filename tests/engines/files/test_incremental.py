@@ -250,6 +250,27 @@ def test_excluding_the_first_name_of_a_linked_file_keeps_the_others(
     assert (target / "b").samefile(target / "c")
 
 
+def test_two_files_whose_first_names_were_the_same_stay_apart(chain: Chain, tmp_path: Path) -> None:
+    """In two packs, at the same offset: of one only a later name is left."""
+    for name in ("one", "two"):
+        (chain.root / name).mkdir(parents=True)
+    (chain.root / "one" / "a").write_text("old content")
+    os.link(chain.root / "one" / "a", chain.root / "two" / "b")
+    chain.back_up()
+    (chain.root / "one").rename(chain.root / "out-of-sight")
+    chain.settings["exclude"] = ["/out-of-sight"]
+    (chain.root / "one").mkdir()
+    (chain.root / "one" / "a").write_text("new content")
+    os.link(chain.root / "one" / "a", chain.root / "zoo")
+    chain.back_up()
+    assert references(chain.runs[1][1])
+    target = tmp_path / "restored"
+    assert chain.restore(1, target) == []
+    assert (target / "two" / "b").read_text() == "old content"
+    assert (target / "zoo").read_text() == "new content"
+    assert (target / "zoo").samefile(target / "one" / "a")
+
+
 def test_by_content_a_copied_tree_is_unchanged(chain: Chain, tmp_path: Path) -> None:
     chain.settings["compare"] = "content"
     trees.lifelike(chain.root, files=40)

@@ -1,6 +1,7 @@
 """Restoring parts, over existing data, and against a target or a backup that means harm."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,20 @@ def test_later_names_of_a_file_come_back_without_the_first(tmp_path: Path, vault
     assert (target / "x" / "b").samefile(target / "x" / "c")
     assert not (target / "a").exists()
     assert engine.differences(job) == []
+
+
+def test_a_copy_in_a_links_place_is_a_difference(tmp_path: Path, vault: Path) -> None:
+    root, target = tmp_path / "tree", tmp_path / "to"
+    root.mkdir()
+    (root / "a").write_text("content")
+    os.link(root / "a", root / "b")
+    job = job_of(root, vault, target)
+    run_restore(engine, job)
+    assert engine.differences(job) == []
+    shutil.copy2(target / "a", target / "copy")
+    (target / "copy").rename(target / "a")
+    os.utime(target, ns=(0, root.stat().st_mtime_ns))
+    assert engine.differences(job) == ["b: not the same file as a"]
 
 
 def test_overwrite_replaces_and_keeps_what_the_backup_does_not_name(

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import index
@@ -28,6 +28,9 @@ _KINDS = {
     index.LINK: LINK,
 }
 
+#: Pack and offset: what identifies content.
+Place = tuple[int, int]
+
 
 def differences(job: RestoreJob) -> list[str]:
     """One line for each way in which the directory is not what the index says.
@@ -40,20 +43,34 @@ def differences(job: RestoreJob) -> list[str]:
         name=job.source.name, engine="files", path=str(job.path), allow_unreadable=True
     )
     selection = Selection(job.options.only)
-    lines = map(index.parse, Backup(job.objects, job.read).all_lines(selection))
+    lines = Backup(job.objects, job.read).all_lines(selection)
     with Tree(job.path) as tree:
-        return list(_Comparison(job, tree, selection).run(lines, walk(tree, plain, Notes())))
+        comparison = _Comparison(job, tree, selection, _with_other_names(lines))
+        return list(comparison.run(map(index.parse, lines), walk(tree, plain, Notes())))
+
+
+def _with_other_names(lines: Iterable[bytes]) -> Iterator[Place]:
+    """Where the content of each file lies that has a hard link."""
+    for raw in lines:
+        if raw.split(b"\t", 6)[5] in index.HARD_LINKS:
+            yield _place(index.parse(raw))
+
+
+def _place(line: Line) -> Place:
+    return line.pack, line.offset
 
 
 class _Comparison:
-    def __init__(self, job: RestoreJob, tree: Tree, selection: Selection) -> None:
+    def __init__(
+        self, job: RestoreJob, tree: Tree, selection: Selection, linked: Iterable[Place]
+    ) -> None:
         self._tree = tree
         self._metadata = job.source.preserve_metadata
         self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
         self._extras = selection.everything and not job.options.overwrite
-        self._selection = selection
         self._no_directories = job.source.path.startswith(SCHEME)
-        self._inodes: dict[tuple[bytes, int], tuple[int, int]] = {}
+        self._inodes: dict[Place, tuple[int, int] | None] = dict.fromkeys(linked)
+        """Of each file with hard links, once one of its names was seen."""
 
     def run(self, lines: Iterator[Line], entries: Iterator[Entry]) -> Iterator[str]:
         """Merge the two; both are in walk order."""
@@ -81,9 +98,9 @@ class _Comparison:
         if _KINDS[line.kind] != entry.kind:
             yield "of another kind"
             return
-        if line.kind in index.HARD_LINKS and self._selection.wants(line.link, is_directory=False):
-            yield from self._link(line, entry)
         if entry.kind == FILE:
+            if not self._same_file(line, entry):
+                yield f"not the same file as {show(line.link)}"
             yield from self._content(lines, entry)
         elif entry.kind == LINK and self._target(entry) != line.link:
             yield f"links to {show(self._target(entry))}, not {show(line.link)}"
@@ -104,18 +121,13 @@ class _Comparison:
         if (index.xattrs_digest(xattrs) if xattrs else index.NONE) != line.xattrs:
             yield "other extended attributes"
 
-    def _link(self, line: Line, entry: Entry) -> Iterator[str]:
-        """The same file as its first name; where that is not there, as the name seen before."""
-        inode = (entry.device, entry.inode)
-        parent, name = split(line.link)
-        before = self._inodes.setdefault((line.link, line.offset), inode)
-        try:
-            first = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=False)
-            before = (first.st_dev, first.st_ino)
-        except OSError:
-            pass
-        if inode != before:
-            yield f"not the same file as {show(line.link)}"
+    def _same_file(self, line: Line, entry: Entry) -> bool:
+        """Whether it is the same file as the names seen before it, if it has any."""
+        place, inode = _place(line), (entry.device, entry.inode)
+        if place not in self._inodes:
+            return True
+        before = self._inodes[place] = self._inodes[place] or inode
+        return inode == before
 
     def _target(self, entry: Entry) -> bytes:
         parent, name = split(entry.path)

@@ -177,10 +177,11 @@ class _Work:
                 self._metadata.apply_to_link(directory, name.decode(), line, xattrs)
             case index.HARD_LINK | index.SPARSE_HARD_LINK:
                 links = self._staging + b"/links"
+                orphan = _orphan(self._backup.number(stored), line.offset)
                 self._make_private(links)
                 with suppress(FileNotFoundError):
-                    os.unlink(_orphan(line), dir_fd=self._staged.directory(links))
-                self._stage_file(member, links, _orphan(line), stored)
+                    os.unlink(orphan, dir_fd=self._staged.directory(links))
+                self._stage_file(member, links, orphan, stored)
             case index.DIRECTORY if xattrs:
                 self._stage_directory(line, xattrs)
             case _:
@@ -281,10 +282,11 @@ class _Work:
 
     def _first_name(self, line: Line) -> tuple[int, bytes]:
         """Directory and name of the file; in the staging folder if its first name is not wanted."""
+        orphan = _orphan(line.pack, line.offset)
         with suppress(FileNotFoundError):
             links = self._staged.directory(self._staging + b"/links")
-            os.stat(_orphan(line), dir_fd=links)
-            return links, _orphan(line)
+            os.stat(orphan, dir_fd=links)
+            return links, orphan
         return self._target.parent(line.link)
 
     def _join(self, line: Line) -> int:
@@ -346,9 +348,10 @@ def _hidden(path: bytes) -> bytes:
     return hashlib.sha256(path).hexdigest()[:32].encode()
 
 
-def _orphan(line: Line) -> bytes:
-    """Staging name of a file of which only later names are wanted."""
-    return _hidden(line.link + b"\0%d" % line.offset)
+def _orphan(pack: int, offset: int) -> bytes:
+    """Staging name of a file of which only later names are wanted; the pack as the manifest
+    numbers it, since another file may have had the same first name in another pack."""
+    return b"%d-%d" % (pack, offset)
 
 
 def _within(path: bytes, directory: bytes) -> bool:

@@ -1,7 +1,8 @@
 """A backup's packs and indexes, found among its objects and verified before use."""
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from stepvault.engines.files import index
 from stepvault.engines.files.selection import Selection
@@ -43,6 +44,7 @@ class Backup:
         read: Callable[[StoredObject], Iterator[bytes]],
     ) -> None:
         self._objects = {(stored.run_id, stored.name): stored for stored in objects}
+        self._numbers = {key: number for number, key in enumerate(self._objects)}
         self._read = read
         self.indexes = [stored for stored in objects if stored.name.endswith(index.SUFFIX)]
 
@@ -58,6 +60,10 @@ class Backup:
             raise BackupTampered(
                 f"the backup needs {name}{where}, which its manifest does not list"
             ) from None
+
+    def number(self, stored: StoredObject) -> int:
+        """Which of the manifest's objects it is: an index's numbers mean something in it alone."""
+        return self._numbers[stored.run_id, stored.name]
 
     def packs(self, selection: Selection) -> Iterator[tuple[StoredObject, StoredObject]]:
         """Each pack that holds something wanted, with the index that knows its members."""
@@ -103,16 +109,39 @@ class Backup:
             both.add(line)
         return both
 
-    def all_lines(self, selection: Selection) -> Iterator[bytes]:
-        """All wanted lines in walk order, proved to be what was stored."""
+    def all_lines(self, selection: Selection) -> "AllLines":
+        """All wanted lines in walk order, proved to be what was stored.
+
+        Their packs have the manifest's numbers, so that pack and offset identify content.
+        """
         kept = []
         for index_object in self.indexes:
             records = Records(b"\n")
-            records.extend(
-                line + b"\n" for line in selection.of(index.read(self._read(index_object))[1])
-            )
+            named, lines = index.read(self._read(index_object))
+            records.extend(self._numbered(selection.of(lines), named, index_object))
             kept.append(records)
-        return index.merged(kept) if kept else iter(())
+        return AllLines(kept)
+
+    def _numbered(
+        self, lines: Iterator[bytes], named: Mapping[int, Mapping[str, Any]], by: StoredObject
+    ) -> Iterator[bytes]:
+        numbers: dict[bytes, int] = {}
+        for line in lines:
+            rest, _, number = line.rpartition(b"\t")
+            if number not in numbers:
+                pack = self.find(*index.pack_named(named[int(number)], by))
+                numbers[number] = self.number(pack)
+            yield b"%s\t%d\n" % (rest, numbers[number])
+
+
+class AllLines:
+    """Lines of several indexes laid aside on disk; may be read more than once."""
+
+    def __init__(self, kept: Sequence[Records]) -> None:
+        self._kept = kept
+
+    def __iter__(self) -> Iterator[bytes]:
+        return index.merged(self._kept) if self._kept else iter(())
 
 
 def _offset(line: bytes) -> int:
