@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from stepvault.engines.files import engine
-from stepvault.models import FilesSource
-from tests.engines.driver import Result, back_up, previous_of, restore_job, run_restore
+from stepvault.models import FilesSource, RestoreOptions
+from tests.engines.driver import Result, Watch, back_up, previous_of, restore_job, run_restore
 from tests.engines.files import trees
 
 
@@ -33,7 +33,7 @@ class Chain:
     def vault(self, run: str) -> Path:
         return self.folder / "vault" / run
 
-    def back_up(self, **plan: Any) -> list[Result]:
+    def back_up(self, watch: Watch | None = None, **plan: Any) -> list[Result]:
         time.sleep(0.06)  # changes of the last tick are never taken for unchanged
         run = f"20261122T0000{len(self.runs):02d}Z-test"
         source = trees.source(self.root, **self.settings)
@@ -42,7 +42,7 @@ class Chain:
             plan["previous"] = previous_of(
                 last, results, self.vault(last), self.sources[-1], self._vaults()
             )
-        results = back_up(engine, source, self.vault(run), plan=plan)
+        results = back_up(engine, source, self.vault(run), plan=plan, watch=watch)
         self.runs.append((run, results))
         self.sources.append(source)
         return results
@@ -269,6 +269,31 @@ def test_two_files_whose_first_names_were_the_same_stay_apart(chain: Chain, tmp_
     assert (target / "two" / "b").read_text() == "old content"
     assert (target / "zoo").read_text() == "new content"
     assert (target / "zoo").samefile(target / "one" / "a")
+
+
+def test_a_linked_file_that_changes_between_its_names_is_stored_again(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Until then all its names are what the first one was when it was read."""
+    chain.root.mkdir()
+    (chain.root / "a").write_text("old")
+    (chain.root / "big").write_bytes(Random(1).randbytes(8 << 20))
+    os.link(chain.root / "a", chain.root / "z")
+
+    def change(_: str, raw_bytes: int) -> None:
+        if raw_bytes > 2 << 20 and (chain.root / "a").read_text() == "old":
+            (chain.root / "a").write_text("new content")
+            os.setxattr(chain.root / "a", "user.note", b"new")
+
+    chain.back_up(watch=change)
+    assert (chain.root / "z").read_text() == "new content"
+    assert chain.restore(0, tmp_path / "first") == []
+    assert (tmp_path / "first" / "z").read_text() == "old"
+    later = RestoreOptions(only=["/z"])
+    assert chain.restore(0, tmp_path / "later-name", options=later) == []
+    chain.back_up()
+    assert chain.restore(1, tmp_path / "second") == []
+    assert trees.rsync_difference(chain.root, tmp_path / "second") == ""
 
 
 def test_by_content_a_copied_tree_is_unchanged(chain: Chain, tmp_path: Path) -> None:

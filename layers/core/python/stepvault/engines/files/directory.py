@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from stepvault.engines.base import Buffer
@@ -55,8 +56,8 @@ class DirectoryReader:
         self._tree = Tree(source.path, follow=source.follow_symlinks)
         self._flags = _READ | (0 if source.follow_symlinks else os.O_NOFOLLOW)
         self._memory = memoryview(bytearray(_BUFFER))
-        self._first_names: dict[tuple[int, int], tuple[bytes | None, int]] = {}
-        """Of each inode with several names: the first, and how many are to come."""
+        self._other_names: dict[tuple[int, int], tuple[Member, int]] = {}
+        """Of each inode that was read: what to store of its other names, and how many they are."""
 
     def close(self) -> None:
         self._tree.close()
@@ -144,12 +145,11 @@ class DirectoryReader:
             if not stat.S_ISREG(status.st_mode):
                 self._became_something_else(path)
                 return None
+            if linked and (other := self._other_name(status)):
+                return replace(other, path=path)
             xattrs = xattrs_of(descriptor) if self._source.preserve_metadata else ()
             member = self._described(path, index.FILE, status, xattrs)
             member.full_size, member.names = status.st_size, status.st_nlink
-            if linked and (first := self._first_name(status)):
-                member.kind, member.link = index.HARD_LINK, first
-                return member
             open_file = _OpenFile(path, descriptor, status, self._notes)
             if part is None and status.st_size <= HELD and not open_file.may_have_holes:
                 member.size = status.st_size
@@ -161,7 +161,7 @@ class DirectoryReader:
                 descriptor = -1  # the content closes it
             if linked and status.st_nlink > 1:
                 inode = (status.st_dev, status.st_ino)
-                self._first_names[inode] = (path, status.st_nlink - 1)
+                self._other_names[inode] = (_other_name(member), status.st_nlink - 1)
             return member
         finally:
             if descriptor >= 0:
@@ -174,13 +174,13 @@ class DirectoryReader:
             # Only a file's owner may leave its access time alone.
             return os.open(name, self._flags, dir_fd=parent)
 
-    def _first_name(self, status: os.stat_result) -> bytes | None:
-        """The name under which this inode is in the pack already."""
+    def _other_name(self, status: os.stat_result) -> Member | None:
+        """What to store of another name, if this inode is in the pack already."""
         inode = (status.st_dev, status.st_ino)
-        first, left = self._first_names.pop(inode, (None, 0))
-        if left > 1:
-            self._first_names[inode] = (first, left - 1)
-        return first
+        other, left = self._other_names.pop(inode, (None, 0))
+        if other and left > 1:
+            self._other_names[inode] = (other, left - 1)
+        return other
 
     def _described(
         self, path: bytes, kind: bytes, status: os.stat_result, xattrs: tar.Xattrs
@@ -269,6 +269,25 @@ def settled(ctime_ns: int) -> int:
     """The time of change, or 0 when it is so recent that it may not tell of the next change."""
     tick = _TICK_NS if ctime_ns % 10**9 else _COARSE_TICK_NS
     return 0 if time.time_ns() - ctime_ns < tick else ctime_ns
+
+
+def _other_name(first: Member) -> Member:
+    """What to store of a file's other names: all as it was when its content was read.
+
+    A size or time of later would make changed content look like what was stored.
+    """
+    return Member(
+        path=first.path,
+        kind=index.HARD_LINK,
+        meta=first.meta,
+        mtime_ns=first.mtime_ns,
+        ctime_ns=first.ctime_ns,
+        inode=first.inode,
+        full_size=first.full_size,
+        link=first.path,
+        xattrs=first.xattrs,
+        names=first.names,
+    )
 
 
 class _OpenFile:
