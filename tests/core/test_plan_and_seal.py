@@ -189,6 +189,44 @@ def test_an_object_that_vanished_after_its_receipt_keeps_the_source_unsealed(vau
     assert vault.latest("app") is None
 
 
+@pytest.mark.parametrize("now_there", [None, b"cut"])
+def test_a_run_whose_earlier_packs_are_gone_is_not_sealed(vault, engines, now_there):
+    first = plan.plan(CONFIG, vault, request())
+    run_all(vault, engines, first)
+    seal(vault, SealRequest(run_id=first["run_id"]))
+    packs = vault.manifest("docs", first["run_id"]).objects
+    engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
+    second = plan.plan(CONFIG, vault, request(run_id="20261123T030000Z-nightly"))
+    run_all(vault, engines, second)
+    vault.delete([keys.data("docs", first["run_id"], packs[0].name)])
+    if now_there:
+        vault.put(keys.data("docs", first["run_id"], packs[0].name), now_there)
+    summary, _ = seal(vault, SealRequest(run_id=second["run_id"]))
+    docs = next(r for r in summary.sources if r.source == "docs")
+    assert [f.error for f in docs.failures] == ["BackupTampered"] * 2  # one for each unit
+    assert f"{packs[0].name} of run {first['run_id']}" in docs.failures[0].message
+    with pytest.raises(SourcesFailed, match=r"incremental = false.*start a new run\.$"):
+        complain(summary)
+    assert second["run_id"] not in vault.sealed_runs("docs")
+
+
+def test_earlier_packs_are_looked_for_with_one_request_per_run(vault, engines, monkeypatch):
+    first = plan.plan(CONFIG, vault, request())
+    run_all(vault, engines, first)
+    seal(vault, SealRequest(run_id=first["run_id"]))
+    packs = vault.manifest("docs", first["run_id"]).objects
+    engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
+    second = plan.plan(CONFIG, vault, request(run_id="20261123T030000Z-nightly", sources=["docs"]))
+    run_all(vault, engines, second)
+    asked = []
+    entries = vault.entries
+    monkeypatch.setattr(vault, "entries", lambda prefix: asked.append(prefix) or entries(prefix))
+    seal(vault, SealRequest(run_id=second["run_id"]))
+    of_data = [prefix for prefix in asked if prefix.endswith("/data/")]
+    runs = (first["run_id"], second["run_id"])
+    assert sorted(of_data) == [keys.data_prefix("docs", run) for run in runs]
+
+
 def fail_second_batch(vault, engines, state) -> Unit:
     run_unit(vault, engines, units_of(vault, state, "databases")[0])
     first, second = units_of(vault, state, "files")

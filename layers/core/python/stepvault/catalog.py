@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import zstandard
@@ -97,6 +98,16 @@ class Vault:
                 for page in pages
                 for entry in page.get("CommonPrefixes", [])
             ]
+
+    def stored_sizes(self, source: str, runs: Iterable[str]) -> dict[tuple[str, str], int]:
+        """Sizes of the objects in the runs' data folders by run and name; one listing per run."""
+
+        def listed(run: str) -> list[tuple[tuple[str, str], int]]:
+            prefix = keys.data_prefix(source, run)
+            return [((run, e.key[len(prefix) :]), e.size) for e in self.entries(prefix)]
+
+        with ThreadPoolExecutor(16, thread_name_prefix="sizes") as pool:
+            return dict(chain.from_iterable(pool.map(listed, runs)))
 
     def delete(self, wanted: Iterable[str]) -> int:
         """Remove objects (in a versioned bucket: hide them); how many were removed."""

@@ -6,13 +6,14 @@ from typing import Any
 
 from stepvault import __version__, keys
 from stepvault.catalog import Vault, config_digest
-from stepvault.errors import RunNotFound, SourcesFailed
+from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
 from stepvault.models import (
     Failure,
     Manifest,
     Receipt,
     Record,
     SourceResult,
+    StoredObject,
     Summary,
     Unit,
     UnitFacts,
@@ -84,8 +85,14 @@ def complain(summary: Summary) -> None:
     raise SourcesFailed(
         f"{len(failed)} of {len(summary.sources)} sources are not backed up by run "
         f"{summary.run_id}: {reasons}".rstrip("."),
-        "Mend the cause, then redrive this execution: only what is missing runs again",
+        _next_step([failure for result in failed for failure in result.failures]),
     )
+
+
+def _next_step(failures: Sequence[Failure]) -> str:
+    if failures and all(f.error == BackupTampered.__name__ for f in failures):
+        return "A redrive keeps the units that are done: start a new run"
+    return "Mend the cause, then redrive this execution: only what is missing runs again"
 
 
 def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceResult:
@@ -135,18 +142,30 @@ def _problems(
         for unit in units
         if unit.id not in receipts
     ]
-    prefix = keys.data_prefix(name, run)
-    sizes = {entry.key[len(prefix) :]: entry.size for entry in vault.entries(prefix)}
+    needed = {o.run_id or run for r in receipts.values() for o in r.objects}
+    sizes = vault.stored_sizes(name, needed)
     for unit in units:
         if (receipt := receipts.get(unit.id)) is None:
             continue
         if receipt.skipped and any(r.skipped is None for r in receipts.values()):
             problems.append(_failure(unit, "SourceMissing", receipt.skipped))
         for o in receipt.objects:
-            if o.run_id is None and sizes.get(o.name) != o.stored_bytes:
-                message = f"{o.name} was stored with {o.stored_bytes} bytes, but {sizes.get(o.name)} are there"
-                problems.append(_failure(unit, "BackupTampered", message))
+            if (found := sizes.get((o.run_id or run, o.name))) != o.stored_bytes:
+                error = _not_as_stored(o, found)
+                problems.append(_failure(unit, type(error).__name__, str(error)))
+                break  # where a whole folder is gone, one line says enough
     return problems
+
+
+def _not_as_stored(stored: StoredObject, found: int | None) -> BackupTampered:
+    what = f"was stored with {stored.stored_bytes} bytes, but {found} are there"
+    if stored.run_id is None:
+        return BackupTampered(f"{stored.name} {what}", "Start a new run")
+    return BackupTampered(
+        f"{stored.name} of run {stored.run_id}, which this run leans on, {what}",
+        "Start a new run; should that one say the same, run once with incremental = false, "
+        "which leans on no earlier run",
+    )
 
 
 def _failure(unit: Unit, error: str, message: str) -> Failure:
