@@ -4,8 +4,17 @@ import pytest
 
 from stepvault import keys
 from stepvault.keys import run_id
-from stepvault.models import Config, Manifest, SourceResult, StoredObject, Summary
+from stepvault.models import (
+    Config,
+    Manifest,
+    Receipt,
+    SourceResult,
+    StoredObject,
+    Summary,
+    Unit,
+)
 from stepvault.prune import prune
+from stepvault.seal import SealRequest, seal
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -59,6 +68,38 @@ def put_backup(vault, days_ago: float, *, leans_on: str | None = None, sealed: b
         )
         vault.put_manifest(manifest)
     return run
+
+
+def put_receipt(vault, run: str, unit: str, *objects: StoredObject) -> None:
+    """A unit that is done, with its own objects."""
+    for one in objects:
+        if one.run_id is None:
+            vault.put(keys.data("docs", run, one.name), b"pack")
+    vault.put_receipt(
+        Receipt(
+            tool_version="0",
+            run_id=run,
+            source="docs",
+            engine="files",
+            unit=unit,
+            started=NOW,
+            ended=NOW,
+            objects=list(objects),
+        )
+    )
+
+
+def plan_run(vault, days_ago: float) -> str:
+    """A run of two units: one of what has not changed, one of the rest."""
+    run = run_of(days_ago)
+    units = [Unit(run_id=run, id=i, source=config().sources[0]) for i in ("carried", "0000")]
+    vault.put_lines(keys.plan(run, "files"), units)
+    return run
+
+
+def status_of_seal(vault, run: str) -> str:
+    summary, _ = seal(vault, SealRequest(run_id=run))
+    return summary.sources[0].status
 
 
 def everything(vault) -> set[str]:
@@ -168,3 +209,73 @@ def test_a_run_that_ended_well_does_not_stop_pruning(vault):
     (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
     assert docs.left_alone is None
     assert len(docs.removed) == 1
+
+
+def test_packs_stay_though_the_source_has_another_engine_now(vault):
+    first = put_backup(vault, 9)
+    put_backup(vault, 8, leans_on=first)
+    put_backup(vault, 1)
+    other = Config.model_validate(
+        {
+            "sources": [{"name": "docs", "engine": "sqlite", "path": "/data/docs.db"}],
+            "retention": {"keep_last": 2},
+        }
+    )
+    (docs,) = prune(vault, other, dry_run=False, now=NOW)
+    assert docs.removed == [first]
+    assert keys.data("docs", first, "0000.tar.zst") in everything(vault)
+
+
+@pytest.mark.parametrize("done", ["carried", "0000"])
+@pytest.mark.parametrize("summary", [True, False])
+def test_a_failed_run_that_is_redriven_days_later_finds_all_that_it_leans_on(vault, done, summary):
+    base = put_backup(vault, 20)
+    failed = plan_run(vault, 8)
+    objects = {
+        "carried": [stored("carried.index.tsv.zst"), stored("0000.tar.zst", base)],
+        "0000": [stored("0000.tar.zst")],
+    }
+    put_receipt(vault, failed, done, *objects.pop(done))
+    if summary:
+        assert status_of_seal(vault, failed) == "failed"
+    later = [put_backup(vault, days) for days in (2, 1)]
+    for _ in range(2):  # what the first left must still be there after the next
+        prune(vault, config(keep_last=2), dry_run=False, now=NOW)
+    ((missing, rest),) = objects.items()
+    put_receipt(vault, failed, missing, *rest)
+    assert status_of_seal(vault, failed) == "sealed"
+    assert vault.sealed_runs("docs") == [base, failed, *later]
+
+
+def test_what_the_receipts_of_a_failed_run_name_stays_whichever_backup_has_it(vault):
+    planned_upon = put_backup(vault, 10)
+    put_backup(vault, 9)  # began first, but ended after the plan of the next
+    failed = plan_run(vault, 8)
+    put_receipt(vault, failed, "carried", stored("0000.tar.zst", planned_upon))
+    assert status_of_seal(vault, failed) == "failed"
+    put_backup(vault, 1)
+    (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert docs.removed == [planned_upon]
+    assert keys.data("docs", planned_upon, "0000.tar.zst") in everything(vault)
+
+
+def test_a_failed_run_that_cannot_be_redriven_any_more_keeps_nothing(vault):
+    base = put_backup(vault, 20)
+    failed = plan_run(vault, 15)
+    put_receipt(vault, failed, "carried", stored("0000.tar.zst", base))
+    status_of_seal(vault, failed)
+    newest = put_backup(vault, 1)
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == [newest]
+
+
+def test_a_database_whose_run_failed_keeps_no_backup_for_it(vault):
+    base = put_backup(vault, 9)
+    result = SourceResult(source="docs", engine="mysql", status="failed", units=1, units_done=0)
+    failed = run_of(8)
+    vault.put_summary(
+        Summary(tool_version="0", run_id=failed, started=NOW, ended=NOW, sources=[result])
+    )
+    put_backup(vault, 1)
+    (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert docs.removed == [base]

@@ -4,12 +4,15 @@ A backup ends as it began: with its manifest. That goes first, so no half-remove
 be taken for a whole one; objects that a later, incremental backup leans on stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import NamedTuple
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.models import Config, FilesSource, Record, Source
+from stepvault.models import Config, Record, Source, StoredObject
 from stepvault.retention import expired
 
 #: Step Functions lets a failed execution be redriven for 14 days; its receipts stay as long.
@@ -42,6 +45,15 @@ class Pruned(Record):
     """Why nothing was touched."""
 
 
+class _Unsealed(NamedTuple):
+    """A source that a run has not sealed, though it still may."""
+
+    run: str
+    source: str | None
+    """None: the run is still planning, and it may be any."""
+    engine: str
+
+
 def prune(
     vault: Vault, config: Config, *, dry_run: bool = True, now: datetime | None = None
 ) -> list[Pruned]:
@@ -50,16 +62,23 @@ def prune(
     Sources that are in the vault but not in the configuration are not touched.
     """
     now = now or datetime.now(UTC)
-    busy = _under_way(vault, now)
-    return [_prune_source(vault, config, s, busy, now, dry_run) for s in config.sources]
+    unsealed = _unsealed(vault, now)
+    return [_prune_source(vault, config, s, unsealed, now, dry_run) for s in config.sources]
 
 
 def _prune_source(
-    vault: Vault, config: Config, source: Source, busy: dict[str, str], now: datetime, dry: bool
+    vault: Vault,
+    config: Config,
+    source: Source,
+    unsealed: Sequence[_Unsealed],
+    now: datetime,
+    dry: bool,
 ) -> Pruned:
     rule = source.retention or config.retention
     runs, sealed = vault.backup_runs(source.name), vault.sealed_runs(source.name)
-    gone = expired(sealed, rule, now)
+    unsealed = [one for one in unsealed if one.source in (source.name, None)]
+    bases = _bases(unsealed, sealed)
+    gone = [run for run in expired(sealed, rule, now) if run not in bases]
     stale = [
         run
         for run in runs
@@ -71,10 +90,11 @@ def _prune_source(
     kept = len(sealed) - len(gone)
     if not gone and not stale:
         return Pruned(source=source.name, kept=kept)
-    if run := busy.get(source.name) or busy.get("*"):
+    if run := next((u.run for u in unsealed if now - keys.run_started(u.run) <= UNDER_WAY), None):
         why = f"run {run} is not sealed yet and may lean on what would go"
         return Pruned(source=source.name, kept=len(sealed), left_alone=why)
-    leaned_on = _leaned_on(vault, source, [run for run in sealed if run not in gone])
+    kept_runs = [run for run in sealed if run not in gone]
+    leaned_on = _leaned_on(vault, source.name, kept_runs, [one.run for one in unsealed])
     doomed = [entry for run in gone + stale for entry in _objects(vault, source, run, leaned_on)]
     if not dry:
         vault.delete(keys.manifest(source.name, run) for run in gone)
@@ -88,31 +108,53 @@ def _prune_source(
     )
 
 
-def _under_way(vault: Vault, now: datetime) -> dict[str, str]:
-    """Sources of recent runs that have not come to a good end; ``*`` for a run still planning."""
-    busy: dict[str, str] = {}
-    for run in vault.runs():
-        if now - keys.run_started(run) > UNDER_WAY:
-            continue
-        if (summary := vault.summary(run)) is not None:
-            busy |= {r.source: run for r in summary.sources if r.status == "failed"}
-        elif (units := vault.units(run)) is not None:
-            busy |= {unit.source.name: run for unit in units}
-        elif now - keys.run_started(run) < PLANNING:
-            busy["*"] = run
-    return busy
+def _unsealed(vault: Vault, now: datetime) -> list[_Unsealed]:
+    """What runs that may still be redriven have not sealed, the newest run first."""
+    recent = [run for run in vault.runs() if now - keys.run_started(run) <= REDRIVABLE]
+    recent.reverse()
+    with ThreadPoolExecutor(16, thread_name_prefix="unsealed") as pool:
+        return [*chain.from_iterable(pool.map(lambda run: _left_by(vault, run, now), recent))]
 
 
-def _leaned_on(vault: Vault, source: Source, kept: list[str]) -> set[str]:
-    """Keys of earlier runs' objects that the kept backups need."""
-    if not isinstance(source, FilesSource):
-        return set()
-    return {
-        keys.data(source.name, stored.run_id, stored.name)
-        for run in kept
-        for stored in vault.manifest(source.name, run).objects
-        if stored.run_id is not None
-    }
+def _left_by(vault: Vault, run: str, now: datetime) -> set[_Unsealed]:
+    """What the run has not sealed."""
+    if (summary := vault.summary(run)) is not None:
+        failed = [result for result in summary.sources if result.status == "failed"]
+        return {_Unsealed(run, result.source, result.engine) for result in failed}
+    if (units := vault.units(run)) is not None:
+        return {_Unsealed(run, unit.source.name, unit.source.engine) for unit in units}
+    planning = now - keys.run_started(run) < PLANNING
+    return {_Unsealed(run, None, "")} if planning else set()
+
+
+def _bases(unsealed: Sequence[_Unsealed], sealed: Sequence[str]) -> set[str]:
+    """The backups that plans of unsealed runs may lean on: the newest before each.
+
+    Units that have no receipt yet need of it what their listings say, which only the engine reads.
+    """
+    before = [[run for run in sealed if run < one.run] for one in unsealed if one.engine == "files"]
+    return {earlier[-1] for earlier in before if earlier}
+
+
+def _leaned_on(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequence[str]) -> set[str]:
+    """Keys of earlier runs' objects that kept backups need, or unsealed ones once they are sealed.
+
+    Whatever the source's engine is now: kept backups may be older than that.
+    """
+
+    def sealed_in(run: str) -> set[str]:
+        return _keys(source, vault.manifest(source, run).objects)
+
+    def received_by(run: str) -> set[str]:
+        return _keys(source, [o for r in vault.receipts(source, run) for o in r.objects])
+
+    with ThreadPoolExecutor(16, thread_name_prefix="leaned-on") as pool:
+        found = [*pool.map(sealed_in, kept), *pool.map(received_by, unsealed)]
+    return set().union(*found)
+
+
+def _keys(source: str, objects: Sequence[StoredObject]) -> set[str]:
+    return {keys.data(source, o.run_id, o.name) for o in objects if o.run_id is not None}
 
 
 def _objects(
