@@ -163,6 +163,73 @@ def test_a_page_of_garbage_is_corrupt(tmp_path: Path) -> None:
     refused(settings(path), tmp_path, SourceCorrupt, str(path))
 
 
+OF_THE_APPLICATION = {
+    "collation of an index": "CREATE TABLE t (a TEXT COLLATE german); CREATE INDEX i ON t (a)",
+    "collation of a key": "CREATE TABLE t (a TEXT PRIMARY KEY COLLATE german) WITHOUT ROWID",
+    "function of a check": "CREATE TABLE t (a TEXT CHECK (is_word(a)))",
+}
+
+
+def with_rules_of_the_application(path: Path, tables: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.create_collation("german", lambda a, b: (a > b) - (a < b))
+    connection.create_function("is_word", 1, str.isalpha, deterministic=True)
+    connection.executescript(f"{tables}; INSERT INTO t VALUES ('a'), ('b');")
+    connection.close()
+
+
+@pytest.mark.parametrize("tables", OF_THE_APPLICATION.values(), ids=OF_THE_APPLICATION)
+def test_what_only_the_application_can_check_is_copied_with_a_warning(
+    tmp_path: Path, tables: str
+) -> None:
+    path = tmp_path / "shop.db"
+    with_rules_of_the_application(path, tables)
+    result, place = round_trip(settings(path), tmp_path)
+    assert place.read_bytes() == path.read_bytes()
+    assert "could not check it (" in result.warnings[-1]
+    refused(settings(path, "sql"), tmp_path / "sql", SourceUnsupported, 'format = "file"')
+
+
+BROKEN_RULES = {
+    "check": ("(a)", "(a CHECK (a <> 'x'))", "CHECK constraint failed in t"),
+    "not null": ("(a, b)", "(a, b NOT NULL)", "NULL value in t.b"),
+    "type": ("(a ANY) STRICT", "(a INT) STRICT", "non-INT value in t.a"),
+}
+
+
+def with_broken_rules(path: Path, then: str, now: str) -> None:
+    """A rule that was added when there were rows already, as programs do that know SQLite well."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute(f"CREATE TABLE t {then}")
+    connection.execute("INSERT INTO t (a) VALUES ('x'), ('x')")
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_schema SET sql = replace(sql, ?, ?)", (then, now))
+    connection.close()
+
+
+@pytest.mark.parametrize(("then", "now", "finding"), BROKEN_RULES.values(), ids=BROKEN_RULES)
+def test_rows_that_break_rules_are_copied_with_a_warning(
+    tmp_path: Path, then: str, now: str, finding: str
+) -> None:
+    path = tmp_path / "shop.db"
+    with_broken_rules(path, then, now)
+    result, place = round_trip(settings(path), tmp_path)
+    assert place.read_bytes() == path.read_bytes()
+    assert f"rows break rules of their tables ({finding})" in result.warnings[-1]
+    refused(settings(path, "sql"), tmp_path / "sql", SourceUnsupported, 'format = "file"')
+
+
+def test_damage_is_found_behind_rows_that_break_rules(tmp_path: Path) -> None:
+    path = tmp_path / "shop.db"
+    connection = sqlite3.connect(path)
+    connection.executescript("CREATE TABLE u (a); INSERT INTO u VALUES ('first')")
+    connection.close()
+    with_broken_rules(path, *BROKEN_RULES["check"][:2])  # SQLite looks at the newest table first
+    longer = path.read_bytes().replace(b"\x02\x17first", b"\x02\x19first")
+    path.write_bytes(longer)  # the record says that it holds a byte more than it does
+    refused(settings(path), tmp_path, SourceCorrupt, str(path), "malformed")
+
+
 def test_an_encrypted_file_is_told_from_a_damaged_one(tmp_path: Path) -> None:
     encrypted, text = tmp_path / "secret.db", tmp_path / "text.db"
     encrypted.write_bytes(os.urandom(16_384))

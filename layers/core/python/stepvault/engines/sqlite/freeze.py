@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from stepvault.engines.sqlite.check import examine
 from stepvault.engines.sqlite.connect import Opened, companion, connect
 from stepvault.engines.sqlite.explain import cancelled, explained
 from stepvault.engines.sqlite.wal import BLOCK, Header, Wal
@@ -62,6 +63,8 @@ class Frozen:
     stop: threading.Event
     wal: Wal | None = None
     schema_readable: bool = True
+    remark: str | None = None
+    """What SQLite's check says against a script of it, though its pages are whole."""
 
     def __post_init__(self) -> None:
         self._found = os.fstat(self.file)
@@ -190,7 +193,7 @@ def _freeze(
             f"{name}: in journal mode {view.journal_mode} writers had to wait while it was read; "
             "PRAGMA journal_mode=WAL lets them go on"
         )
-    _check_content(view)
+    _check_content(view, warnings)
     return view
 
 
@@ -344,16 +347,19 @@ def _copied(
     )  # fmt: skip
 
 
-def _check_content(view: Frozen) -> None:
+def _check_content(view: Frozen, warnings: list[str]) -> None:
     """Check the pages of a database that is small enough to do so in passing."""
     if view.size > CHECKED_BYTES or not view.schema_readable:
         return
-    first = view.connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if first != "ok":
+    verdict = examine(view.connection, "quick_check", 1)
+    if verdict.damage:
         raise SourceCorrupt(
-            f"SQLite file {view.name} is damaged: {first}",
+            f"SQLite file {view.name} is damaged: {verdict.damage[0]}",
             "restore an earlier backup, or save what the sqlite3 shell's .recover finds",
         )
+    view.remark = verdict.remark
+    if view.remark:
+        warnings.append(f"{view.name}: {view.remark}; it was copied as it is")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

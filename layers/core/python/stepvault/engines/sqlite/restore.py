@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import quote_from_bytes
 
 from stepvault.engines.base import Counts, RestoreJob
+from stepvault.engines.sqlite.check import examine
 from stepvault.engines.sqlite.find import is_pattern, shown, unquoted
 from stepvault.engines.sqlite.script import Script, replay
 from stepvault.errors import (
@@ -74,11 +75,8 @@ def differences(job: RestoreJob) -> list[str]:
             continue
         try:
             with _reading(place) as connection:
-                found += [
-                    f"{shown(place)}: {line}"
-                    for (line,) in connection.execute("PRAGMA integrity_check(10)")
-                    if line != "ok"
-                ]
+                damage = examine(connection, "integrity_check", 10).damage
+                found += [f"{shown(place)}: {line}" for line in damage]
                 same = _content_hash(connection, stored, place) == stored.raw_sha256
         except sqlite3.Error as error:
             found.append(f"{shown(place)}: {error}")

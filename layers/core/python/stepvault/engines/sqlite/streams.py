@@ -68,6 +68,11 @@ class FileStream:
                 "newer SQLite wrote, so it cannot write a script of it",
                 'set format = "file", which copies the pages as they are',
             )
+        if view.remark:
+            raise SourceUnsupported(
+                f"SQLite file {view.name}: {view.remark}, so a script of it might not run",
+                'set format = "file", which copies the pages as they are',
+            )
         script = Script(view.connection, view.name)
         pieces = script.read()
         while True:
