@@ -8,6 +8,8 @@ import pytest
 
 from examples.demo.mariadb_server import MariaDb
 from stepvault.engines.base import Connection
+from stepvault.engines.mysql import dump
+from stepvault.engines.mysql.snapshot import Moment
 from stepvault.errors import ConfigInvalid, SourceUnreachable
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql import data
@@ -132,6 +134,47 @@ def test_triggers_and_events_written_in_other_modes_and_zones(
             "SET sql_mode='ANSI_QUOTES,PIPES_AS_CONCAT', time_zone='+03:00', collation_connection=latin1_german1_ci",
             """CREATE TRIGGER "a;b" BEFORE UPDATE ON "t" FOR EACH ROW SET NEW."s" = OLD.s || ';' || NEW.s""",
             "CREATE EVENT later ON SCHEDULE AT '2035-01-01 00:00:00' ON COMPLETION PRESERVE DO DELETE FROM t",
+        ],
+    )
+
+
+@pytest.mark.mariadb
+def test_a_sequence_goes_on_above_the_rows_that_came_before_the_snapshot(
+    rig: MariaDbRig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = rig.new_database()
+    rig.server.sql(
+        "CREATE SEQUENCE numbers NOCACHE",
+        "CREATE TABLE numbered (id INT PRIMARY KEY DEFAULT NEXTVAL(numbers), n INT)",
+        "INSERT INTO numbered (n) VALUES (1), (2)",
+        database=name,
+    )
+    freeze = dump.freeze
+
+    def late(*args: Any) -> Moment:
+        rig.server.sql("INSERT INTO numbered (n) VALUES (3), (4)", database=name)
+        return freeze(*args)
+
+    monkeypatch.setattr(dump, "freeze", late)
+    source, target = rig.source(name), rig.target()
+    result = back_up(rig.engine, source, tmp_path, **rig.job(source))[0]
+    run_restore(rig.engine, restore_job(result, tmp_path, source, **target))
+    restored = target["connection"].database
+    rig.server.sql("INSERT INTO numbered (n) VALUES (5)", database=restored)
+    assert rig.server.sql("SELECT n FROM numbered ORDER BY id", database=restored) == [
+        *((n,) for n in range(1, 6))
+    ]
+
+
+@pytest.mark.mariadb
+def test_rows_that_break_a_check_of_later_come_back(rig: MariaDbRig, tmp_path: Path) -> None:
+    there_and_back(
+        rig,
+        tmp_path,
+        [
+            "CREATE TABLE t (n INT PRIMARY KEY, CHECK (n > 0))",
+            "SET check_constraint_checks = 0",
+            "INSERT INTO t VALUES (-1)",
         ],
     )
 

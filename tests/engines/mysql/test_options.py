@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from stepvault.engines.base import Connection
+from stepvault.engines.mysql import inventory
+from stepvault.engines.mysql.connection import connect
 from stepvault.errors import ConfigInvalid, SourceMissing, TargetMissing, TargetNotEmpty
 from stepvault.models import RestoreOptions
 from tests.engines.driver import Result, back_up, restore_job, run_restore
@@ -161,6 +164,51 @@ def test_definers_are_kept_stripped_or_mapped(
     database = target["connection"].database
     assert expected in str(rig.server.sql("SHOW CREATE VIEW all_of_it", database=database))
     assert rig.engine.differences(job) == []
+
+
+def test_definers_written_in_double_quotes_are_stripped_too(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    """The server quotes as the mode says in which the object was made."""
+    name = rig.new_database()
+    rig.server.sql(
+        "SET sql_mode = 'ANSI_QUOTES'",
+        "CREATE DEFINER = `some``one`@`%` PROCEDURE p () SELECT 1",
+        database=name,
+    )
+    source, target = rig.source(name, definer="strip"), rig.target()
+    job = restore_job(run(rig, tmp_path, source), tmp_path, source, **target)
+    run_restore(rig.engine, job)
+    who = f"SELECT definer FROM information_schema.routines WHERE routine_schema = '{target['connection'].database}'"
+    assert str(rig.server.sql(who)[0][0]).startswith("root@")
+
+
+def test_a_pattern_for_databases_means_the_users(rig: MariaDbRig) -> None:
+    """The server's own can be named in full."""
+    name = rig.new_database()
+    session = connect(rig.as_root(name))
+    found = [inventory.databases(session, patterns, None) for patterns in (["*"], ["mysql", "m*"])]
+    session.close()
+    assert all(name in some for some in found)
+    assert not {"mysql", "sys", "information_schema", "performance_schema"} & set(found[0])
+    assert "mysql" in found[1]
+
+
+def test_a_database_with_a_space_in_its_name_is_granted_like_others(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    rig.server.sql(
+        "CREATE DATABASE `two words`",
+        "CREATE TABLE `two words`.t (id INT PRIMARY KEY)",
+        "CREATE OR REPLACE USER half@127.0.0.1 IDENTIFIED BY 'half'",
+        "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT ON `two words`.* TO half@127.0.0.1",
+    )
+    try:
+        at = Connection("127.0.0.1", rig.server.port, "half", "half")
+        [result] = back_up(rig.engine, rig.source("two words"), tmp_path, connection=at)
+    finally:
+        rig.server.sql("DROP DATABASE `two words`", "DROP USER half@127.0.0.1")
+    assert "table" in {o.facts["kind"] for o in result.objects}
 
 
 def test_differences_name_every_kind_of_object(rig: MariaDbRig, small: str, tmp_path: Path) -> None:

@@ -33,6 +33,23 @@ def test_the_script_restores_everything_with_the_plain_client(
     assert data.contents(other, "shop") == data.contents(server, "shop")
 
 
+def test_the_script_restores_routines_that_end_with_a_comment(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
+) -> None:
+    name = rig.new_database()
+    bodies = "BEGIN SELECT 1; END -- the end", "SELECT 2 # note", "SELECT 3;", "SELECT 4 /* four */"
+    for number, body in enumerate(bodies):
+        rig.server.sql(f"CREATE PROCEDURE p{number} () {body}", database=name)
+    back_up(rig.engine, rig.source(name), tmp_path, **rig.job(None))
+    done = run_script(tmp_path, other)
+    found = other.sql(
+        f"SELECT routine_name FROM information_schema.routines WHERE routine_schema = '{name}'"
+    )
+    other.sql(f"DROP DATABASE IF EXISTS {name}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(found) == len(bodies)
+
+
 def test_the_script_stops_at_a_damaged_file(
     server: MariaDb, other: MariaDb, tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """All connections see one moment, whichever way it was reached."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from examples.demo.mariadb_server import MariaDb
 from stepvault.engines.base import Connection
 from stepvault.engines.mysql import snapshot as snapshot_module
+from stepvault.engines.mysql.connection import connect
 from stepvault.models import ConnectionSettings, MySqlSource
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
@@ -150,3 +152,89 @@ def test_a_long_statement_in_the_way_of_the_global_lock_is_named_and_got_round(
         other.sql("DROP DATABASE bank")
     assert result.facts["consistency"] == "one connection"
     assert "UPDATE a SET id = 2 + SLEEP(6)" in result.warnings[0]
+
+
+@pytest.mark.mariadb
+def test_a_commit_that_no_log_records_between_two_connections_is_noticed(
+    server: MariaDb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers may keep out of the binary log, so its position alone does not tell."""
+    server.sql("CREATE OR REPLACE DATABASE bank")
+    server.sql("CREATE TABLE t (money INT)", "INSERT INTO t VALUES (1)", database="bank")
+    at = user_with(server, "")
+    one, two, control = (connect(at) for _ in range(3))
+    run, commits = two.run, 0
+
+    def late(sql: str | bytes, what: str = "") -> int:
+        nonlocal commits
+        if str(sql).startswith("START") and commits < 2:
+            commits += 1
+            server.sql("SET sql_log_bin = 0", "UPDATE t SET money = money + 1", database="bank")
+        return run(sql, what)
+
+    monkeypatch.setattr(two, "run", late)
+    moment = snapshot_module.freeze([one, two], control, [], lambda: "")
+    seen = [session.one("SELECT money FROM bank.t") for session in (one, two)]
+    for session in (one, two, control):
+        session.close()
+    server.sql("DROP DATABASE bank")
+    assert moment.way == "snapshot position"
+    assert seen == [(3,), (3,)]
+
+
+@pytest.mark.mariadb
+def test_a_replica_that_does_not_log_what_it_replicates_is_frozen_by_a_lock(
+    server: MariaDb, tmp_path: Path
+) -> None:
+    server.sql(
+        "CREATE OR REPLACE USER follower@127.0.0.1 IDENTIFIED BY 'follow'",
+        "GRANT REPLICATION SLAVE ON *.* TO follower@127.0.0.1",
+    )
+    file, position = server.sql("SHOW MASTER STATUS")[0][:2]
+    with MariaDb(["--log-bin=binlog", "--server-id=2", "--binlog-format=ROW"]) as replica:
+        replica.sql(
+            f"CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={server.port},"
+            " MASTER_USER='follower', MASTER_PASSWORD='follow',"
+            f" MASTER_LOG_FILE='{file}', MASTER_LOG_POS={position}",
+            "START SLAVE",
+        )
+        connection = user_with(replica, ", RELOAD")
+        with bank(server):
+            there = "SELECT COUNT(*) FROM information_schema.tables WHERE table_schema = 'bank'"
+            while replica.sql(there) != [(_TABLES,)]:
+                time.sleep(0.05)
+            result = back_up_bank(connection, tmp_path)
+            assert restored_sum(replica, result, tmp_path) == _TABLES * 500 * 1000
+    assert (result.facts["consistency"], result.facts["connections"]) == ("global lock", 3)
+
+
+@pytest.mark.parametrize("lock_tables", [", LOCK TABLES", ""])
+def test_a_long_read_is_waited_for_by_nobody(
+    brand: str, other: MariaDb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock_tables: str
+) -> None:
+    """MySQL's global lock, once asked for, stalls those who come to the table after that reader."""
+    monkeypatch.setattr(snapshot_module, "_PATIENCE", 0.5)
+    other.sql("CREATE OR REPLACE DATABASE bank")
+    for name in ("a", "b"):
+        create = f"CREATE TABLE {name} (id INT PRIMARY KEY)"
+        other.sql(create, f"INSERT INTO {name} VALUES (1)", database="bank")
+    connection = user_with(other, f", RELOAD, PROCESS{lock_tables}")
+    slow = other.connect("bank")
+    reading = threading.Thread(target=lambda: slow.query("SELECT SLEEP(9) FROM a"))
+    reading.start()
+    long = (
+        "SELECT COUNT(*) FROM information_schema.processlist"
+        " WHERE info LIKE 'SELECT SLEEP%' AND time > 0"
+    )
+    while other.sql(long) != [(1,)]:
+        time.sleep(0.05)
+    try:
+        result = back_up_bank(connection, tmp_path)
+        assert other.sql("SELECT * FROM bank.a") == [(1,)]
+        assert reading.is_alive()
+    finally:
+        reading.join()
+        slow.close()
+        other.sql("DROP DATABASE bank")
+    on_mysql = "table locks" if lock_tables else "one connection"
+    assert result.facts["consistency"] == (on_mysql if brand == "mysql" else "global lock")

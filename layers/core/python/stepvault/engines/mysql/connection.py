@@ -49,15 +49,17 @@ _SETTINGS = (
     "sql_big_selects=1",
     "sql_safe_updates=0",
 )
-#: Only some servers know these; the others answer 1193.
+#: Only some servers know these, or let everybody set them.
 _OPTIONAL_SETTINGS = (
     "max_statement_time=0",  # MariaDB
     "max_execution_time=0",  # MySQL
     "idle_transaction_timeout=0",  # MariaDB
     "idle_readonly_transaction_timeout=0",  # MariaDB
     "show_create_table_skip_secondary_engine=0",  # MySQL 8
+    "information_schema_stats_expiry=0",  # MySQL 8: sizes and times as they are, not of yesterday
+    "max_error_count=1024",  # warnings tell of values that could not be given as they are
+    "check_constraint_checks=0",  # MariaDB: rows older than a CHECK come back, too
 )
-_UNKNOWN_VARIABLE = 1193
 
 
 def quote(name: str) -> str:
@@ -183,7 +185,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
             use_unicode=False,  # definitions may hold bytes that are no text, see _decoded
             autocommit=True,
             connect_timeout=connection.connect_timeout,
-            read_timeout=READ_TIMEOUT,
+            read_timeout=connection.connect_timeout,  # for the greeting; see below
             write_timeout=READ_TIMEOUT,
             program_name="stepvault",
             **_tls(connection),
@@ -193,6 +195,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
         fail(number, said, f"{address} (user {connection.user})", "")
     except RuntimeError as error:  # MySQL 8 takes a password only over TLS or with cryptography
         raise ConfigInvalid(f"{address}: {error}", "Set the connection's tls to require") from None
+    driver._read_timeout = READ_TIMEOUT  # type: ignore[attr-defined]
     _keep_alive(driver._sock)  # type: ignore[attr-defined]
     session = Session(driver, address)
     try:
@@ -201,6 +204,9 @@ def connect(connection: Connection, database: str | None = None) -> Session:
         for setting in _OPTIONAL_SETTINGS:
             with suppress(pymysql.Error), driver.cursor() as cursor:
                 cursor.execute(f"SET SESSION {setting}")
+        if not session.mariadb:  # MySQL 8 has roles that are granted and not in force by themselves
+            with suppress(pymysql.Error), driver.cursor() as cursor:
+                cursor.execute("SET ROLE ALL")
     except BaseException:
         session.close()
         raise

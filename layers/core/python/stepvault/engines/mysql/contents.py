@@ -56,7 +56,8 @@ class Text:
 
 
 class Contents:
-    """Everything of a source's databases, taken at once.
+    """Everything of a source's databases, taken at once; sequences' numbers follow by
+    ``add_sequences``, once the snapshot is taken.
 
     Raises:
         SourceMissing: no table matches.
@@ -73,6 +74,7 @@ class Contents:
         self.definitions: dict[str, str] = {}
         """By table's label."""
         self.texts: list[Text] = []
+        self._sequences: list[tuple[Table, str, dict[str, Any]]] = []
         self.warnings: list[str] = []
         for database in databases:
             self._add_database(database)
@@ -119,14 +121,19 @@ class Contents:
         if table.kind == "view":
             self._add_view(table, definition, facts)
         elif table.kind == "sequence":
-            statements = definitions.sequence(self._session, table, definition)
-            self._add(f"{file}-schema-sequence", statements, facts)
+            self._sequences.append((table, definition, facts))
         else:
             self._add(f"{file}-schema", [definition], facts)
             triggers = list(definitions.triggers(self._session, table))
             if triggers:
                 facts = {"kind": "triggers", **where}
                 self._add_program_file(f"{file}-schema-triggers", triggers, facts)
+
+    def add_sequences(self) -> None:
+        """Read where the sequences stand: what the snapshot's rows hold is below that."""
+        for table, definition, facts in self._sequences:
+            statements = definitions.sequence(self._session, table, definition)
+            self._add(f"{self._names.table(table)}-schema-sequence", statements, facts)
 
     def _add_view(self, view: Table, definition: str, facts: dict[str, Any]) -> None:
         file = self._names.table(view)

@@ -2,8 +2,9 @@
 
 Every statement ends with :data:`END`: a comment that any server skips, that the plain client
 takes as its delimiter (so that the bodies of routines need no care) and that ends a line with
-``;`` as myloader wants it. Inside a statement myloader would stumble over ``;`` at a line's end,
-so an empty comment stands there, which :func:`split` takes out again.
+``;`` as myloader wants it. It has a line of its own, as a routine may end with a comment. Inside a
+statement myloader would stumble over ``;`` at a line's end, so an empty comment stands there, which
+:func:`split` takes out again.
 """
 
 import re
@@ -19,7 +20,8 @@ _LINE_END, _SHIELDED = ";\n", ";/**/\n"
 
 _DEFINER = re.compile(
     r"(?P<before>CREATE\s+(?:OR REPLACE\s+)?(?:ALGORITHM=\w+\s+)?)"
-    r"DEFINER=(?P<who>`(?:[^`]|``)*`(?:@`(?:[^`]|``)*`)?)\s+"
+    # In double quotes where the object was made in a mode with ANSI_QUOTES.
+    r"""DEFINER=(?:`(?:[^`]|``)*`(?:@`(?:[^`]|``)*`)?|"(?:[^"]|"")*"(?:@"(?:[^"]|"")*")?)\s+"""
 )
 _COUNTER = re.compile(r" AUTO_INCREMENT=\d+")
 
@@ -36,14 +38,14 @@ DATA_HEAD = "".join(f"{s};\n" for s in SETTINGS).encode()
 
 def file(statements: list[str]) -> bytes:
     """Statements as a file's bytes."""
-    lines = (s.replace(_LINE_END, _SHIELDED) + END for s in (*SETTINGS, *statements))
+    lines = (f"{s}\n".replace(_LINE_END, _SHIELDED) + END for s in (*SETTINGS, *statements))
     return "".join(lines).encode("utf-8", "surrogateescape")
 
 
 def split(content: bytes) -> list[str]:
     """The statements that :func:`file` was given, without the settings."""
     text = content.decode("utf-8", "surrogateescape")
-    found = [s.replace(_SHIELDED, _LINE_END) for s in text.split(END)[:-1]]
+    found = [s.replace(_SHIELDED, _LINE_END).removesuffix("\n") for s in text.split(END)[:-1]]
     return found[len(SETTINGS) :]
 
 
@@ -111,7 +113,8 @@ def _local(text: str, database: str) -> str:
 
 
 def sequence(session: Session, table: Table, definition: str) -> list[str]:
-    """A sequence that goes on where the original stands."""
+    """A sequence that goes on where the original stands: read once the rows that hold its numbers
+    are settled, as it takes no part in transactions."""
     following = session.one(f"SELECT next_not_cached_value FROM {table.sql}")[0]
     return [definition, f"DO SETVAL({quote(table.name)}, {following}, 0)"]
 

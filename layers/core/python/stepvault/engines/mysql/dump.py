@@ -16,7 +16,8 @@ what they are.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from stepvault.engines.base import Counts, Job, Stored, Stream
 from stepvault.engines.mysql import definitions, privileges, ranges
 from stepvault.engines.mysql.connection import Session, blocking, connect, server_of
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
-from stepvault.engines.mysql.inventory import Table, databases, tables
+from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
 from stepvault.engines.mysql.rows import statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.snapshot import Moment, freeze, gtid_at
@@ -80,6 +81,7 @@ class MySqlSnapshot:
         self._readers: list[Session] = []
         self._pinned: set[tuple[int, str]] = set()
         self._pool: SimpleQueue[Session] = SimpleQueue()
+        self._asking = threading.Lock()
         self._started = datetime.now(UTC)
         self.warnings: list[str] = []
         try:
@@ -89,20 +91,24 @@ class MySqlSnapshot:
             raise
 
     def _open(self) -> None:
-        control = self._connect()
+        control = self._control = self._connect()
         self._databases = databases(control, self._source.databases, self._connection.database)
         for database in self._databases:
             self._check_privileges(control, database)
         for _ in range(3):
             self._contents = Contents(control, self._source, self._databases, self._names)
             moment = self._freeze(control)
-            if self._labels(control) == {t.label for t in self._contents.tables}:
+            if self._shapes(control) == _shapes(self._contents.tables):
                 break
-            log.info("mysql: tables came or went while the snapshot was taken; once more")
+            log.info("mysql: tables came, went or changed while the snapshot was taken; once more")
         else:
             raise SourceChanged(
-                "tables come and go faster than a snapshot can be taken", "Try again"
+                "tables come, go or change faster than a snapshot can be taken", "Try again"
             )
+        self._contents.add_sequences()
+        if self._source.tables and self._source.with_schema:
+            named = (t for t in self._contents.tables if t.kind == "table")
+            privileges.check_tables(control, named, {"TRIGGER"})
         self.parallel = len(moment.sessions)
         for session in moment.sessions:
             self._pool.put(session)
@@ -121,7 +127,7 @@ class MySqlSnapshot:
         log.info("mysql: snapshot by %s on %d connections", moment.way, self.parallel)
 
     def _check_privileges(self, control: Session, database: str) -> None:
-        """Refuse to back up what may be only a part; tables named one by one are seen or missed."""
+        """Refuse to back up what may be only a part; tables named one by one are looked at later."""
         if self._source.tables:
             return
         needed = {"SELECT"}
@@ -146,9 +152,8 @@ class MySqlSnapshot:
             self._readers = [self._connect() for _ in range(max(1, wanted))]
         return freeze(self._readers, control, read, self.who_blocks)
 
-    def _labels(self, control: Session) -> set[str]:
-        found = (t for d in self._databases for t in chosen(self._source, tables(control, d)))
-        return {t.label for t in found}
+    def _shapes(self, control: Session) -> "_Shapes":
+        return _shapes(t for d in self._databases for t in chosen(self._source, tables(control, d)))
 
     def streams(self) -> Iterator[Stream]:
         """Rows, largest table first, then the definitions."""
@@ -226,10 +231,15 @@ class MySqlSnapshot:
         if (session.id, table.label) in self._pinned:
             return
         session.run(f"SELECT 1 FROM {table.sql} LIMIT 0", f"table {table.label}")
-        now = definitions.create_table(session, table)
-        if definitions.normal(now) != self._contents.definitions[table.label]:
+        now = definitions.normal(definitions.create_table(session, table))
+        same = now == self._contents.definitions[table.label]
+        # One that was swapped in has only the rows that it held when the snapshot was taken. In the
+        # snapshot itself MySQL tells the time of the one before.
+        with self._asking:
+            made = created(self._control, table)
+        if not same or made != table.created:
             raise SourceChanged(
-                f"table {table.label} was altered while the backup ran",
+                f"table {table.label} was altered or replaced while the backup ran",
                 "Try again when no migration is under way",
             )
         self._pinned.add((session.id, table.label))
@@ -244,3 +254,12 @@ class MySqlSnapshot:
     def close(self) -> None:
         for session in self._sessions:
             session.close()
+
+
+#: By label: kind, columns, primary key and time of making.
+_Shapes = dict[str, tuple[str, list[Column], list[str], str]]
+
+
+def _shapes(found: Iterable[Table]) -> _Shapes:
+    """What must be after the snapshot as it was before the definitions were read."""
+    return {t.label: (t.kind, t.columns, t.key, t.created) for t in found}

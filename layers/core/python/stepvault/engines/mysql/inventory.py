@@ -21,6 +21,9 @@ _KINDS = {
 }
 
 
+_CREATED = "COALESCE(create_time, '')"
+
+
 @dataclass(frozen=True)
 class Column:
     name: str
@@ -50,6 +53,8 @@ class Table:
     columns: list[Column] = field(default_factory=list)
     key: list[str] = field(default_factory=list)
     """Columns of the primary key."""
+    created: str = ""
+    """When, as the server says; another table of that name was made at another time."""
 
     @property
     def label(self) -> str:
@@ -86,7 +91,10 @@ def databases(session: Session, patterns: Sequence[str], default: str | None) ->
     )
     users = [d for d in there if d.lower() not in _SYSTEM]
     if patterns:
-        chosen = [d for d in there if any(_fits(d, p) for p in patterns)]
+        # A pattern means the users' databases; the server's own are named in full.
+        chosen = [
+            d for d in there if d in patterns or (d in users and any(_fits(d, p) for p in patterns))
+        ]
         wanted = f"database {', '.join(patterns)}"
     elif default:
         chosen, wanted = [d for d in there if d == default], f"database {default}"
@@ -109,15 +117,15 @@ def tables(session: Session, database: str) -> list[Table]:
         if yes == "YES"
     }
     found: dict[str, Table] = {}
-    for name, kind, engine, rows, size in session.rows(
-        "SELECT table_name, table_type, engine, COALESCE(table_rows, 0), COALESCE(data_length, 0)"
-        f" FROM information_schema.tables WHERE table_schema = {where} ORDER BY table_name"
+    for name, kind, engine, rows, size, made in session.rows(
+        "SELECT table_name, table_type, engine, COALESCE(table_rows, 0), COALESCE(data_length, 0),"
+        f" {_CREATED} FROM information_schema.tables WHERE table_schema = {where} ORDER BY table_name"
     ):
         kept_by = str(engine or "").lower()
         if kind in _KINDS:
             found[name] = Table(
                 database, name, _KINDS[kind], kept_by, kept_by in transactional or kind == "VIEW",
-                kept_by in _ELSEWHERE, kind == "SYSTEM VERSIONED", int(rows), int(size),
+                kept_by in _ELSEWHERE, kind == "SYSTEM VERSIONED", int(rows), int(size), created=str(made),
             )  # fmt: skip
     for name, column, kind, charset, extra in session.rows(
         "SELECT table_name, column_name, data_type, character_set_name, extra"
@@ -134,3 +142,12 @@ def tables(session: Session, database: str) -> list[Table]:
         if name in found:
             found[name].key.append(column)
     return list(found.values())
+
+
+def created(session: Session, table: Table) -> str:
+    """When the table of that name was made; nothing if there is none."""
+    said = session.one(
+        f"SELECT {_CREATED} FROM information_schema.tables"
+        f" WHERE table_schema = {literal(table.database)} AND table_name = {literal(table.name)}"
+    )
+    return str(said[0]) if said else ""

@@ -1,13 +1,21 @@
 """What the user may see. The server hides what it may not, so a backup would lack it in silence."""
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 
 from stepvault.engines.mysql.connection import Session, quote
+from stepvault.engines.mysql.inventory import Table
 from stepvault.errors import SourceDenied, StepvaultError
 
-_GRANT = re.compile(r"GRANT (?P<what>.+?) ON (?P<where>\S+\.\*) TO ")
-_ROLE = re.compile(r"GRANT (?P<role>`[^`]*`@`[^`]*`) TO ")
+_NAME = r"`(?:[^`]|``)*`"
+_LINE = re.compile(
+    rf"(?P<verb>GRANT|REVOKE) (?P<what>.+?) ON (?P<database>\*|{_NAME})\.(?P<table>\*|{_NAME})"
+    r" (?:TO|FROM) (?P<who>\S+)"
+)
+#: What ALL PRIVILEGES means to us.
+_ALL = {"SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "SHOW_ROUTINE", "SHOW CREATE ROUTINE"}
+_EVERYWHERE = "*"
 
 
 def check(session: Session, database: str, needed: set[str]) -> None:
@@ -19,46 +27,95 @@ def check(session: Session, database: str, needed: set[str]) -> None:
     Raises:
         SourceDenied: names what is missing and the GRANT that gives it.
     """
-    missing = sorted(needed - granted(session, database))
-    if missing:
-        user = session.one("SELECT CURRENT_USER()")[0]
-        name, _, host = str(user).rpartition("@")
-        raise SourceDenied(
-            f"user {user} of {session.address} lacks {', '.join(missing)} on database {database}: "
-            "what the server hides from it would be missing from the backup",
-            f"GRANT {', '.join(missing)} ON {quote(database)}.* TO '{name}'@'{host}'",
-        )
+    missing = needed - _granted(_grants(session), database)
+    _refuse(session, missing, f"database {database}", f"{quote(database)}.*")
 
 
-def granted(session: Session, database: str) -> set[str]:
-    """Privileges on the whole database: granted on it or everywhere, directly or by a role."""
-    lines = [str(row[0]) for row in session.rows("SHOW GRANTS")]
-    roles = [m["role"] for line in lines if (m := _ROLE.match(line))]
-    if roles and not session.mariadb:  # MariaDB lists the current role's grants by itself
-        lines += [
-            str(r[0])
-            for r in session.rows(f"SHOW GRANTS FOR CURRENT_USER() USING {','.join(roles)}")
-        ]
+def check_tables(session: Session, tables: Iterable[Table], needed: set[str]) -> None:
+    """Likewise for tables, on which the privileges may have been granted one by one.
+
+    Raises:
+        SourceDenied: as above.
+    """
+    grants = _grants(session)
+    for table in tables:
+        missing = needed - _granted(grants, table.database, table.name)
+        _refuse(session, missing, f"table {table.label}", table.sql)
+
+
+def _refuse(session: Session, missing: set[str], label: str, where: str) -> None:
+    if not missing:
+        return
+    what = ", ".join(sorted(missing))
+    user = session.one("SELECT CURRENT_USER()")[0]
+    name, _, host = str(user).rpartition("@")
+    raise SourceDenied(
+        f"user {user} of {session.address} lacks {what} on {label}: "
+        "what the server hides from it would be missing from the backup",
+        f"GRANT {what} ON {where} TO '{name}'@'{host}'",
+    )
+
+
+def _grants(session: Session) -> list[re.Match[str]]:
+    """The grants to the user and to the roles that are in force."""
+    using = ""
+    if not session.mariadb:  # which lists its current role's by itself
+        with suppress(StepvaultError):  # MySQL 5.7 has no roles
+            role = str(session.one("SELECT CURRENT_ROLE()")[0])
+            using = "" if role == "NONE" else f" FOR CURRENT_USER() USING {role}"
+    lines = (str(row[0]) for row in session.rows(f"SHOW GRANTS{using}"))
+    return [found for line in lines if (found := _LINE.match(line))]
+
+
+def _granted(grants: Iterable[re.Match[str]], database: str, table: str = "") -> set[str]:
+    """Privileges that are in force on the whole database, or on a table of it.
+
+    As the server finds them: those on everything, and those of the one grant on databases whose
+    pattern fits best, for the user and each role (https://mariadb.com/kb/en/grant/#database-privileges).
+    """
+    everywhere: set[str] = set()
+    revoked: set[str] = set()
     found: set[str] = set()
-    for line in lines:
-        grant = _GRANT.match(line)
-        if grant and _covers(grant["where"], database):
-            found |= {p.strip() for p in grant["what"].split(",")}
-    everything = {"SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "SHOW_ROUTINE", "SHOW CREATE ROUTINE"}
-    return found | everything if "ALL PRIVILEGES" in found else found
+    closest: dict[str, tuple[float, set[str]]] = {}
+    for grant in grants:
+        what = {p.strip() for p in grant["what"].split(",")}
+        what |= _ALL if "ALL PRIVILEGES" in what else set()
+        on, of = _unquoted(grant["database"]), _unquoted(grant["table"])
+        if grant["verb"] == "REVOKE":  # MySQL's partial_revokes
+            revoked |= what if on == database else set()
+        elif grant["database"] == _EVERYWHERE:
+            everywhere |= what
+        elif grant["table"] != _EVERYWHERE:
+            found |= what if table and (on, of) == (database, table) else set()
+        elif _covers(on, database):
+            fits = _closeness(on)
+            best, _ = closest.get(grant["who"], (-1.0, set()))
+            if fits > best:
+                closest[grant["who"]] = (fits, what)
+    return (everywhere - revoked) | found.union(*(what for _, what in closest.values()))
 
 
-def _covers(where: str, database: str) -> bool:
-    if where == "*.*":
-        return True
-    pattern = where.removesuffix(".*").strip("`").replace("``", "`")
-    # LIKE's wildcards, escaped by a backslash where they stand for themselves.
-    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace("``", "`") if name.startswith("`") else name
+
+
+def _parts(pattern: str) -> list[str]:
+    """LIKE's wildcards, escaped by a backslash where they stand for themselves."""
+    return re.findall(r"\\.|.", pattern, re.DOTALL)
+
+
+def _covers(pattern: str, database: str) -> bool:
     like = (
         re.escape(p[1]) if len(p) == 2 else ".*" if p == "%" else "." if p == "_" else re.escape(p)
-        for p in parts
+        for p in _parts(pattern)
     )
     return re.fullmatch("".join(like), database, re.DOTALL) is not None
+
+
+def _closeness(pattern: str) -> float:
+    """How far a pattern says the name itself: all the way, or up to its first wildcard."""
+    parts = _parts(pattern)
+    return next((n for n, part in enumerate(parts) if part in ("%", "_")), float("inf"))
 
 
 def sees_routines(session: Session, database: str) -> bool:
@@ -68,9 +125,9 @@ def sees_routines(session: Session, database: str) -> bool:
         return True
     # https://dev.mysql.com/doc/refman/8.4/en/show-create-procedure.html
     # https://mariadb.com/kb/en/grant/#show-create-routine
-    has = granted(session, database)
-    if has & {"SHOW CREATE ROUTINE", "SHOW_ROUTINE"}:
+    grants = _grants(session)
+    if _granted(grants, database) & {"SHOW CREATE ROUTINE", "SHOW_ROUTINE"}:
         return True
-    return not session.mariadb and "SELECT" in granted(
-        session, "\0 no database: global grants only"
+    return not session.mariadb and "SELECT" in _granted(
+        grants, "\0 no database: global grants only"
     )

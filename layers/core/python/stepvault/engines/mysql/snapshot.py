@@ -1,7 +1,11 @@
 """Several connections that see the same moment.
 
-From the gentlest way to the simplest: comparing binlog positions (MariaDB, no lock at all), one
-short global read lock, read locks on the tables, a single connection.
+From the gentlest way to the simplest: comparing binlog positions and transaction numbers (MariaDB,
+no lock at all), one short global read lock, read locks on the tables, a single connection.
+
+On MySQL the locks change places: its global lock waits for every running statement with the tables
+already marked for flushing, so that whoever uses them next waits, too, even when the lock was given up
+(https://dev.mysql.com/doc/refman/8.4/en/flush.html, "FLUSH TABLES"). Locks on tables do not.
 """
 
 import logging
@@ -20,7 +24,12 @@ log = logging.getLogger(__name__)
 #: Seconds to try each way; a lock is asked for one second at a time, so that writers who queue
 #: behind it never stall for longer.
 _PATIENCE = 10.0
+#: Seconds that a statement has been running to count as a long one.
+_LONG = 1
 _BEGIN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
+
+
+_Way = Callable[[Sequence[Session], Session, Sequence[Table]], dict[str, Any]]
 
 
 @dataclass
@@ -56,13 +65,14 @@ def freeze(
     for session in sessions:
         session.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
     refused: list[str] = []
-    for name, way in (
-        ("snapshot position", _by_position),
+    locks: list[tuple[str, _Way]] = [
         ("global lock", _by_global_lock),
         ("table locks", _by_table_locks),
-    ):
+    ]
+    by_position: tuple[str, _Way] = ("snapshot position", _by_position)
+    for name, way in (by_position, *(locks if control.mariadb else reversed(locks))):
         if len(sessions) == 1 and name == "table locks":
-            break  # one connection is consistent by itself; a lock would only serve the position
+            continue  # one connection is consistent by itself; a lock would only serve the position
         try:
             position = way(sessions, control, tables)
         except (SourceDenied, SourceUnsupported) as error:
@@ -85,27 +95,67 @@ def freeze(
 def _by_position(
     sessions: Sequence[Session], control: Session, _: Sequence[Table]
 ) -> dict[str, Any]:
-    """Begin everywhere until all transactions stand at the same binlog position."""
+    """Begin everywhere until all transactions stand at the same binlog position, and none was
+    begun or committed meanwhile: what a session or a filter keeps out of the log moves no position.
+    """
     if not control.mariadb:
         raise SourceUnsupported("only MariaDB tells a snapshot's position")
+    if _applies_unlogged(control):
+        raise SourceUnsupported("what it replicates does not go into its binary log")
     until = time.monotonic() + _PATIENCE
     while True:
         for session in sessions:
             session.run("ROLLBACK")
+        before = _last_transaction(control)
+        for session in sessions:
             session.run(_BEGIN)
+        quiet = _last_transaction(control) == before
         positions = [_position_of(session) for session in sessions]
         if not positions[0]:
             raise SourceUnsupported("the binary log is off")
-        if all(p == positions[0] for p in positions):
+        if quiet and all(p == positions[0] for p in positions):
             return positions[0]
         if time.monotonic() > until:
             raise SourceBusy(f"writers moved on for {_PATIENCE:.0f} s between any two connections")
 
 
+def _applies_unlogged(control: Session) -> bool:
+    """Whether the server is a replica or of a Galera cluster, and logs its own writes only."""
+    if control.one("SELECT @@log_slave_updates")[0]:
+        return False
+    said = dict(
+        control.rows(
+            "SHOW GLOBAL STATUS WHERE variable_name IN ('Slaves_running', 'wsrep_cluster_size')"
+        )
+    )
+    return any(int(number) for number in said.values())
+
+
+def _last_transaction(control: Session) -> int:
+    """InnoDB's last number: it gives one to each writing transaction, and one to its commit.
+
+    https://mariadb.com/kb/en/innodb-status-variables/#innodb_max_trx_id
+    """
+    said = control.one("SHOW GLOBAL STATUS LIKE 'Innodb_max_trx_id'")
+    if not said:
+        raise SourceUnsupported("the server does not tell the last transaction's number")
+    return int(said[1])
+
+
 def _by_global_lock(
     sessions: Sequence[Session], control: Session, _: Sequence[Table]
 ) -> dict[str, Any]:
-    return _under(control, "FLUSH TABLES WITH READ LOCK", sessions)
+    lock = "FLUSH TABLES WITH READ LOCK"
+    if control.mariadb:
+        return _under(control, lock, sessions, _PATIENCE)
+    running = control.one(
+        "SELECT id, time FROM information_schema.processlist"
+        f" WHERE command IN ('Query', 'Execute') AND time >= {_LONG} AND id <> CONNECTION_ID()"
+        " AND user <> 'system user' LIMIT 1"
+    )
+    if running:
+        raise SourceBusy("connection {} runs a statement of {} s already".format(*running))
+    return _under(control, lock, sessions, patience=0)
 
 
 def _by_table_locks(
@@ -114,13 +164,15 @@ def _by_table_locks(
     locks = ", ".join(f"{t.sql} READ" for t in tables if t.kind == "table")
     if not locks:
         raise SourceUnsupported("there is no table to lock")
-    return _under(control, f"LOCK TABLES {locks}", sessions)
+    return _under(control, f"LOCK TABLES {locks}", sessions, _PATIENCE)
 
 
-def _under(control: Session, lock: str, sessions: Sequence[Session]) -> dict[str, Any]:
-    """Hold the lock just while all begin."""
+def _under(
+    control: Session, lock: str, sessions: Sequence[Session], patience: float
+) -> dict[str, Any]:
+    """Hold the lock just while all begin; it is asked for at least once, and so many seconds."""
     control.wait_for_locks(1)
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + patience
     try:
         while True:
             try:

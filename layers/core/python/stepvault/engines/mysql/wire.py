@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from stepvault.engines.mysql.connection import Session, fail
-from stepvault.errors import SourceCorrupt
+from stepvault.errors import SourceCorrupt, SourceUnsupported
 
 #: Bytes asked of the socket at a time.
 RECEIVE = 256 * 1024
@@ -170,7 +170,13 @@ _LOSSES = {1300, 1301, 1366, 1977, 3719}
 
 
 def _check_warnings(session: Session, what: str) -> None:
-    for _, number, said in session.rows("SHOW WARNINGS"):
+    warnings = session.rows("SHOW WARNINGS")
+    if not warnings:
+        raise SourceUnsupported(
+            f"{what}: the server has warnings, but keeps none to be read",
+            "SET GLOBAL max_error_count=1024, as is the default",
+        )
+    for _, number, said in warnings:
         if number in _LOSSES:
             raise SourceCorrupt(
                 f"{what}: the server could not give every value as it is: {number} {said}",
