@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import apsw
 import pytest
 import zstandard
 
+from stepvault import storage
+from stepvault.buckets import Buckets
 from stepvault.engines.base import Job, ObjectEntry
 from stepvault.engines.mounts import is_network
 from stepvault.engines.sqlite import connect, engine, freeze
@@ -508,6 +511,34 @@ class TestObject:
         (bucket / "shop.db").unlink()
         with pytest.raises(SourceMissing, match=r"s3://bucket/apps/shop\.db"):
             back_up(engine, source, vault, buckets=Folder(tmp_path / "s3"))
+
+    @pytest.mark.parametrize("folder", ["apps/", ""])
+    def test_databases_come_back_whatever_their_keys_are(
+        self, aws: str, tmp_path: Path, folder: str
+    ) -> None:
+        bucket = f"source-{uuid.uuid4().hex[:12]}"
+        storage.client().create_bucket(Bucket=bucket)
+        expected = {
+            "one.db/%": "one.db",
+            "one.db/two.db": "one.db/two.db",
+            "t/%2F/three.db": "t//three.db",
+            "t/three.db": "t/three.db",
+            "t/%252F/three.db": "t/%2F/three.db",
+            "t/%2E%2E/four.db": "t/../four.db",
+        }
+        made = {}
+        for place, key in expected.items():
+            make_database(tmp_path / "made.db", mode="DELETE")
+            with sqlite3.connect(tmp_path / "made.db") as connection:
+                connection.execute("UPDATE note SET text = ?", (key,))
+            connection.close()
+            made[place] = (tmp_path / "made.db").read_bytes()
+            (tmp_path / "made.db").unlink()
+            storage.client().put_object(Bucket=bucket, Key=folder + key, Body=made[place])
+        source = settings(f"s3://{bucket}/{folder}**")
+        _, place = round_trip(source, tmp_path, buckets=Buckets())
+        files = (p for p in place.rglob("*") if p.is_file())
+        assert {str(p.relative_to(place)): p.read_bytes() for p in files} == made
 
     def test_a_script_of_it_is_refused(self, bucket: Path, tmp_path: Path) -> None:
         refused(settings("s3://bucket/apps/shop.db", "sql"), tmp_path, SourceUnsupported, "file")

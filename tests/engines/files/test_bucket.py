@@ -62,7 +62,7 @@ EXPECTED = {
     "a!b": b"sorts between",
     "big.bin": OBJECTS["photos/big.bin"],
     "empty": b"",
-    "two/%/slashes": b"odd",
+    "two/%2F/slashes": b"odd",
     "%2E%2E/up": b"escape?",
     "ünï\n": b"name",
 }
@@ -72,8 +72,58 @@ def test_every_object_under_the_prefix_comes_back_as_a_file(bucket: str, tmp_pat
     results = run(source(bucket), tmp_path / "vault")
     assert restored(source(bucket), results, tmp_path / "vault", tmp_path / "to") == EXPECTED
     assert [w for r in results for w in r.warnings] == [
-        "skipped a folder's marker object (1): folder/%"
+        "skipped a folder's marker object (1): folder/"
     ]
+
+
+LIKE_OURS = {
+    "a": b"an object that is a folder, too",
+    "a/": b"an object with a folder's name",
+    "a/%": b"a real percent sign",
+    "a/%25": b"two of them, escaped",
+    "a//b": b"below a segment without a name",
+    "a/%2F/b": b"as that segment is called",
+    "a/./b": b"below a dot",
+    "a/%2E/b": b"as the dot is called",
+    "a/b": b"below a",
+    "done-100%": b"",
+    "50%/of": b"not at the beginning",
+}
+
+
+@pytest.fixture
+def like_ours(bucket: str) -> FilesSource:
+    for key, data in LIKE_OURS.items():
+        storage.client().put_object(Bucket=bucket, Key=f"odd/{key}", Body=data)
+    return source(bucket, "/odd")
+
+
+def test_no_two_keys_become_one_file(like_ours: FilesSource, tmp_path: Path) -> None:
+    results = run(like_ours, tmp_path / "vault")
+    assert restored(like_ours, results, tmp_path / "vault", tmp_path / "to") == {
+        "a/%": b"an object that is a folder, too",
+        "a/%2F/%": b"an object with a folder's name",
+        "a/%25": b"a real percent sign",
+        "a/%2525": b"two of them, escaped",
+        "a/%2F/b": b"below a segment without a name",
+        "a/%252F/b": b"as that segment is called",
+        "a/%2E/b": b"below a dot",
+        "a/%252E/b": b"as the dot is called",
+        "a/b": b"below a",
+        "done-100%": b"",
+        "50%/of": b"not at the beginning",
+    }
+    assert [w for r in results for w in r.warnings] == []
+
+
+def test_patterns_name_percent_signs_as_the_keys_have_them(
+    like_ours: FilesSource, tmp_path: Path
+) -> None:
+    one = like_ours.model_copy(update={"include": ["/a/%", "%2F/"]})
+    results = run(one, tmp_path / "vault")
+    found = restored(one, results, tmp_path / "vault", tmp_path / "to")
+    assert found["a/%25"] == LIKE_OURS["a/%"]
+    assert found["a/%252F/b"] == LIKE_OURS["a/%2F/b"]
 
 
 def test_without_a_listing_the_whole_prefix_is_stored(bucket: str, tmp_path: Path) -> None:
@@ -103,7 +153,7 @@ def test_filters_hold_for_objects(bucket: str, tmp_path: Path) -> None:
     one = source(bucket, include=["*.jpg", "two/"], exclude=["/a/"], max_file_size=1 << 20)
     results = run(one, tmp_path / "vault")
     found = restored(one, results, tmp_path / "vault", tmp_path / "to")
-    assert sorted(found) == ["a.jpg", "two/%/slashes"]
+    assert sorted(found) == ["a.jpg", "two/%2F/slashes"]
 
 
 def test_a_bucket_or_prefix_that_is_not_there_is_named(bucket: str, tmp_path: Path) -> None:

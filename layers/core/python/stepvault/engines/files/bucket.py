@@ -1,8 +1,8 @@
 """Objects of a bucket as if they were files: the same plan, packs, index and restore.
 
-A key becomes a path below the source's prefix. Keys that no file system can hold get a percent
-sign: an empty, ``.`` or ``..`` segment, and an object whose key is also a folder of others. An
-object changes when its ETag does, so that stands in for the inode.
+A key becomes a path below the source's prefix. What no file system can hold gets a name that begins
+with a percent sign: an empty, ``.`` or ``..`` segment, and an object whose key is also a folder of
+others. An object changes when its ETag does, so that stands in for the inode.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
+from stepvault.engines import object_paths
 from stepvault.engines.base import Buffer, ObjectEntry, ObjectReader
 from stepvault.engines.files import index, listing, tar
 from stepvault.engines.files.holes import HoleDigest
@@ -35,6 +36,9 @@ _THREADS = 16
 _AHEAD = 32
 _ATTEMPTS = 5
 
+
+#: Where an object lies whose key is also a folder.
+_INSIDE = f"/{object_paths.SAME_AS_FOLDER}".encode()
 
 #: What all objects have for a mode.
 _MODE = 0o644
@@ -102,13 +106,6 @@ def object_record(entry: Entry, part: listing.Range | None = None) -> bytes:
     return listing.OBJECT + b"%d:" % len(asked) + asked + entry.path + listing.END
 
 
-def path_of(key: str) -> bytes:
-    """The path that an object's key (below the prefix) is stored under."""
-    segments = key.split("/")
-    odd = {"": "%", ".": "%2E", "..": "%2E%2E"}
-    return "/".join(odd.get(s, s) for s in segments).encode("utf-8", "surrogatepass")
-
-
 class _InWalkOrder:
     """S3 lists in the order of keys; a tree is walked folder by folder. Sorted on disk."""
 
@@ -123,7 +120,7 @@ class _InWalkOrder:
 
     def add(self, one: ObjectEntry, prefix: str) -> None:
         self.count += 1
-        path = path_of(one.key[len(prefix) :])
+        path = object_paths.path_of(one.key[len(prefix) :]).encode("utf-8", "surrogatepass")
         mtime = round(one.modified * 1000) * 10**6
         self._held.append((walk_key(path), path, one.key, one.etag, one.size, mtime))
         if len(self._held) == 1000:
@@ -148,12 +145,17 @@ class _InWalkOrder:
 def _wanted(entries: Iterable[Entry], source: FilesSource, notes: Notes) -> Iterator[Entry]:
     filters = Filters(source)
     for entry in entries:
-        if entry.path.endswith(b"%") and not entry.size:
-            notes.add("skipped a folder's marker object", entry.path)
+        if _is_marker(entry):
+            notes.add("skipped a folder's marker object", entry.path.rpartition(b"/")[0] + b"/")
         elif source.max_file_size is not None and entry.size > source.max_file_size:
             notes.add(f"skipped, larger than max_file_size {source.max_file_size}", entry.path)
-        elif filters.want(entry.path):
+        elif filters.want(object_paths.as_in_key(entry.path)):
             yield entry
+
+
+def _is_marker(entry: Entry) -> bool:
+    """Whether it is what consoles put where a folder is to be seen."""
+    return not entry.size and entry.origin is not None and entry.origin[0].endswith("/")
 
 
 def _without_clashes(entries: Iterable[Entry]) -> Iterator[Entry]:
@@ -163,7 +165,7 @@ def _without_clashes(entries: Iterable[Entry]) -> Iterator[Entry]:
     for entry in entries:
         if last is not None:
             if entry.path.startswith(last.path + b"/"):
-                last = last._replace(path=last.path + b"/%")
+                last = last._replace(path=last.path + _INSIDE)
                 heapq.heappush(moved, (walk_key(last.path), last))
             else:
                 yield last

@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stepvault.engines.base import ObjectEntry, ObjectReader
+from stepvault.engines.object_paths import SAME_AS_FOLDER, path_of
 from stepvault.engines.sqlite.explain import of_system
 from stepvault.errors import BackupTampered, SourceMissing
 
@@ -98,14 +99,16 @@ def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
         entries = [e for e in buckets.list(bucket, pattern) if e.key == pattern]
         root = pattern.rpartition("/")[0]
     else:
-        root = fixed_part(pattern)
+        root = fixed_part(pattern).removeprefix(".")  # keys have no folder to start from
         matches = _regex(pattern).fullmatch
         entries = [e for e in buckets.list(bucket, root) if matches(e.key)]
     keys = {e.key for e in entries}
+    below = {e.key: path_of(e.key.removeprefix(root).removeprefix("/")) for e in entries}
+    folders = {str(above) for path in below.values() for above in PurePosixPath(path).parents}
     found = [
         DatabaseObject(
             name=f"s3://{bucket}/{entry.key}",
-            relative=entry.key.removeprefix(root).lstrip("/"),
+            relative=_beside_folders(below[entry.key], folders),
             size=entry.size,
             bucket=bucket,
             entry=entry,
@@ -117,6 +120,11 @@ def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
     if not found:
         raise _nothing(path)
     return sorted(found, key=lambda d: (-d.size, d.relative))
+
+
+def _beside_folders(path: str, folders: set[str]) -> str:
+    """A place for an object whose key may go on in other keys."""
+    return f"{path}/{SAME_AS_FOLDER}" if path in folders else path
 
 
 def fixed_part(pattern: str) -> str:
