@@ -296,6 +296,55 @@ def test_a_linked_file_that_changes_between_its_names_is_stored_again(
     assert trees.rsync_difference(chain.root, tmp_path / "second") == ""
 
 
+def test_names_of_a_file_stay_together_when_a_directory_is_renamed(
+    chain: Chain, tmp_path: Path
+) -> None:
+    """Which leaves the ctimes of the files in it alone."""
+    for name in ("a", "b"):
+        (chain.root / name).mkdir(parents=True)
+    (chain.root / "a" / "one").write_text("content")
+    os.link(chain.root / "a" / "one", chain.root / "b" / "other")
+    chain.back_up()
+    (chain.root / "a").rename(chain.root / "c")
+    second = chain.back_up()
+    assert files(second) == 2
+    assert chain.restore(1, tmp_path / "restored") == []
+    assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
+
+
+@pytest.mark.parametrize("compare", ["metadata", "content"])
+def test_names_of_a_file_stay_together_whatever_is_excluded(
+    chain: Chain, tmp_path: Path, compare: str
+) -> None:
+    chain.settings["compare"] = compare
+    trees.nasty(chain.root)
+    (chain.root / "excluded").mkdir()
+    for name in ("another-name", "large", "new\nline", "tab\there"):
+        os.link(chain.root / name, chain.root / "excluded" / name)
+    chain.settings["exclude"] = ["/excluded"]
+    chain.back_up(batch_files=8)
+    chain.settings["exclude"] = ["/new*", "/large", "/another-name"]
+    chain.back_up(batch_files=8)
+    chain.settings["exclude"] = []
+    third = chain.back_up(batch_files=8)
+    assert references(third)
+    assert chain.restore(2, tmp_path / "restored") == []
+    assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
+
+
+def test_what_is_stored_again_for_its_other_name_is_not_leant_on(chain: Chain) -> None:
+    chain.root.mkdir()
+    (chain.root / "a").write_text("content")
+    os.link(chain.root / "a", chain.root / "b")
+    chain.settings["exclude"] = ["/a"]
+    chain.back_up()
+    chain.settings["exclude"] = []
+    (chain.root / "new").write_text("so that the directory has changed, too")
+    second = chain.back_up()
+    assert references(second) == set()
+    assert files(second) == 3
+
+
 def test_by_content_a_copied_tree_is_unchanged(chain: Chain, tmp_path: Path) -> None:
     chain.settings["compare"] = "content"
     trees.lifelike(chain.root, files=40)

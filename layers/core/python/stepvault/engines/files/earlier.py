@@ -207,6 +207,11 @@ class Earlier:
             pack.live += size // len(packs) + tar.BLOCK
         return [line for line, _ in found]
 
+    def withdraw(self, line: bytes) -> None:
+        """Of a file in one piece: its line, which was counted as needed, is not carried after all."""
+        size, number = line.split(b"\t", 2)[1], line[line.rindex(b"\t") + 1 :]
+        self._packs[int(number)].live -= int(size) + tar.BLOCK
+
     def whole(self, files: int) -> list[StoredObject]:
         """All the objects of the earlier backup, which holds so many files, if none of its lines was
         passed over; else none."""

@@ -95,6 +95,12 @@ def key_of(line: bytes) -> bytes:
     return walk_key(unescape(line[: line.index(b"\t")]))
 
 
+def place(line: bytes) -> bytes:
+    """Offset and pack out of a raw line: what identifies content among the lines of one index."""
+    offset, _, _, _, pack = line.rsplit(b"\t", 5)[1:]
+    return offset + b"\t" + pack
+
+
 def parse(line: bytes) -> Line:
     """A line, without its line feed."""
     f = line.split(b"\t")

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import batched, chain, groupby
+from operator import itemgetter
 
 from stepvault.batching import Batch, Item, balance, consecutive
 from stepvault.engines.base import WHOLE, ObjectReader, PlanJob, UnitDraft
-from stepvault.engines.files import bucket, listing
+from stepvault.engines.files import bucket, index, listing
 from stepvault.engines.files.beside import walked
 from stepvault.engines.files.earlier import CARRIED, Earlier, usable
 from stepvault.engines.files.notes import Notes
@@ -38,6 +39,9 @@ _TOGETHER = 512
 #: Unit of all directories, restored after all files so that their times stay. It sorts last.
 DIRECTORIES = "directories"
 
+
+#: Of one name: inode, record, bytes of the file; place and number of its line, if it is carried.
+_Name = tuple[bytes, bytes, int, bytes | None, int | None]
 
 #: Gives the record of an entry, or of a part of it.
 _Record = Callable[[Entry, listing.Range | None], bytes]
@@ -100,34 +104,59 @@ def stored_bytes(entry: Entry) -> int:
 
 
 class Sorted:
-    """Names of files that have several, brought together by inode, on disk."""
+    """Names of files that have several, brought together by inode, on disk.
+
+    All that a file has are carried or none: one that is stored anew would be another file than
+    the rest when they are restored.
+    """
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("CREATE TABLE names (inode BLOB, record BLOB, size INTEGER)")
-        self._held: list[tuple[bytes, bytes, int]] = []
+        self._database.execute(
+            "CREATE TABLE names (inode BLOB, record BLOB, size INTEGER, place BLOB, number INTEGER)"
+        )
+        self._database.execute("CREATE TABLE withdrawn (number INTEGER PRIMARY KEY)")
+        self._held: list[_Name] = []
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: Entry, place: bytes | None = None, number: int | None = None) -> None:
+        """``place`` and ``number`` are those of the carried line, if the name has one."""
         inode = struct.pack(">QQ", entry.device, entry.inode)
-        self._held.append((inode, entry_record(entry), stored_bytes(entry)))
+        self._held.append((inode, entry_record(entry), stored_bytes(entry), place, number))
         if len(self._held) == 1000:
             self._flush()
 
     def _flush(self) -> None:
-        self._database.executemany("INSERT INTO names VALUES (?, ?, ?)", self._held)
+        self._database.executemany("INSERT INTO names VALUES (?, ?, ?, ?, ?)", self._held)
         self._held = []
 
     def groups(self) -> Iterator[tuple[int, list[bytes]]]:
-        """Bytes and records of each inode."""
+        """Bytes and records of each inode that is to be stored."""
         self._flush()
-        rows = self._database.execute("SELECT inode, record, size FROM names ORDER BY inode, rowid")
-        for _, names in groupby(rows, key=lambda row: row[0]):
+        rows = self._database.execute("SELECT * FROM names ORDER BY inode, rowid")
+        for _, names in groupby(rows, key=itemgetter(0)):
             group = list(names)
-            yield group[0][2], [record for _, record, _ in group]
+            if not _carried_as_one(group):
+                self._withdraw(group)
+                yield group[0][2], [record for _, record, *_ in group]
+
+    def _withdraw(self, group: list[_Name]) -> None:
+        numbers = [(number,) for *_, number in group if number is not None]
+        self._database.executemany("INSERT INTO withdrawn VALUES (?)", numbers)
+
+    def withdrawn(self) -> Iterator[int]:
+        """Numbers of the carried lines of files that are stored, ascending; once those are known."""
+        rows = self._database.execute("SELECT number FROM withdrawn ORDER BY number")
+        return (number for (number,) in rows)
 
     def close(self) -> None:
         self._database.close()
+
+
+def _carried_as_one(group: list[_Name]) -> bool:
+    """Whether all names of a file found in this walk are carried, out of the same place."""
+    places = {place for *_, place, _ in group}
+    return len(places) == 1 and None not in places
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,15 +200,42 @@ class _LaidAside:
         for item, groups in consecutive(self._links.groups(), *caps):
             records = sorted(chain.from_iterable(groups), key=_key)
             self._lay(Item(item.bytes, len(records)), records, linked=True)
+        if self._earlier:
+            self._withdraw(self._links.withdrawn(), self._earlier)
 
     def _changed(self, stretches: Iterable[list[Entry]], earlier: Earlier) -> Iterator[list[Entry]]:
         """The entries that the earlier backup does not hold; the lines of the others are carried."""
         compare = self._same.changed if self._same else Earlier.changed
         for stretch in stretches:
             changed, lines = compare(earlier, stretch)
+            if linked := [e for e in stretch if e.links > 1 and e.kind == FILE]:
+                self._carry_linked(linked, lines)
             self._carried.extend(lines)
             self._carried_files += _files(stretch) - _files(changed)
             yield changed
+
+    def _carry_linked(self, linked: list[Entry], lines: list[bytes]) -> None:
+        """Note which of these names are carried, by what number of the carried lines."""
+        numbers = {line[: line.index(b"\t")]: number for number, line in enumerate(lines)}
+        for entry in linked:
+            number = numbers.get(index.escape(entry.path))
+            if number is not None:
+                place = index.place(lines[number])
+                self._links.add(entry, place, self._carried.count + number)
+
+    def _withdraw(self, numbers: Iterator[int], earlier: Earlier) -> None:
+        """Carry those lines no more."""
+        withdrawn = next(numbers, None)
+        if withdrawn is None:
+            return
+        carried, self._carried = self._carried, Records(b"\n")
+        for number, line in enumerate(carried):
+            if number != withdrawn:
+                self._carried.add(line + b"\n")
+                continue
+            withdrawn = next(numbers, None)
+            earlier.withdraw(line)
+            self._carried_files -= 1
 
     def _plain(self, entries: Iterable[Entry]) -> Iterator[tuple[int, bytes]]:
         """Sizes and records of what can go into any batch; the rest is laid aside."""
@@ -253,8 +309,8 @@ class _LaidAside:
         return heapq.merge(chain.from_iterable(map(_cut, plain)), *streams, key=_key)
 
 
-def _files(entries: Iterable[Entry]) -> int:
-    return sum(entry.kind != DIRECTORY for entry in entries)
+def _files(entries: list[Entry]) -> int:
+    return len(entries) - [entry.kind for entry in entries].count(DIRECTORY)
 
 
 def _key(record: bytes) -> bytes:
