@@ -111,9 +111,12 @@ def test_without_metadata_files_get_the_defaults(root: Path, tmp_path: Path) -> 
 
 names = st.text(alphabet="abx.-[]!é", min_size=1, max_size=4).filter(lambda n: n not in (".", ".."))
 paths = st.lists(names, min_size=1, max_size=3).map("/".join)
-tokens = st.sampled_from(
-    ["a", "b", "x", ".", "-", "*", "?", "**", "/", "/", "[ab]", "[!a]", "[a-x]", "\\*", "!", "é"]
-)
+plain = ["a", "b", "x", ".", "-", "*", "?", "**", "/", "/", "\\*", "!", "é"]
+brackets = [
+    "[ab]", "[!a]", "[a-x]", "[x-a]", "[!x-ab]", "[é-a]", "[--a]", "[a-]", "[a-b-x]",
+    "[[:alpha:]-b]",
+]  # fmt: skip
+tokens = st.sampled_from(plain + brackets)
 patterns = st.lists(st.lists(tokens, min_size=1, max_size=6).map("".join), min_size=1, max_size=3)
 
 
@@ -129,6 +132,10 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @example(["**"], ["a", "a/b"])
 @example(["/a", "b/", "*.x"], ["a", "b/a", "b", "b/c", "q.x", "b/q.x"])
 @example(["[[:digit:]]x", "[]a]", "[!]a]"], ["1x", "]", "a", "b"])
+@example(["[z-a]", "x[5-1]", "p[9-0b]", "q[!9-0]"], ["z", "a", "x5", "x3", "pb", "p9", "q9", "q8"])
+@example(["x[[:space:]-z]", "y[a--]", "z[a-c-e]"], ["x-", "xz", "xm", "ya", "y-", "zb", "z-", "zd"])
+@example(["[é-a]", "x[ö-ä]", "y[a-é]"], ["é", "a", "xö", "xä", "yb", "yé"])
+@example(["[[:nothing:]]", "[[:nothing:]", "x[[:]"], ["n", "[", "n]", "x[", "x:"])
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_patterns_mean_what_they_mean_to_git(
     repository: Path, given_patterns: list[str], given_paths: list[str]
@@ -154,3 +161,8 @@ def _excluded(globs: Globs, path: bytes) -> bool:
         if globs.decide(b"/".join(parts[:depth]), parts[depth - 1], is_directory=True):
             return True
     return bool(globs.decide(path, parts[-1], is_directory=False))
+
+
+def test_a_range_the_wrong_way_round_ends_no_backup(root: Path, tmp_path: Path) -> None:
+    paths, _ = stored(root, tmp_path, include=["*.txt"], exclude=["docs/[z-a].txt", "[e-b].txt"])
+    assert paths == ["a.txt", "docs", "docs/c.txt"]

@@ -15,6 +15,8 @@ _CLASSES = {
     "digit": r"0-9", "graph": r"\x21-\x7e", "lower": r"a-z", "print": r"\x20-\x7e",
     "punct": r"!-/:-@\[-`{-~", "space": r"\s", "upper": r"A-Z", "xdigit": r"0-9A-Fa-f",
 }  # fmt: skip
+_NAMED_CLASS = re.compile(r"\[:([^]]*):\]")
+_NOTHING = "(?!)"
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _compile(group: Sequence[_Pattern], *, files: bool) -> tuple[_Regex, _Regex]
     usable = [p for p in group if not (files and p.directories_only)]
 
     def one(regexes: list[str]) -> _Regex:
-        return re.compile(os.fsencode("|".join(regexes)), re.DOTALL) if regexes else None
+        return re.compile("|".join(regexes).encode("latin-1"), re.DOTALL) if regexes else None
 
     return (
         one([p.regex for p in usable if not p.anchored]),
@@ -75,7 +77,8 @@ def _compile(group: Sequence[_Pattern], *, files: bool) -> tuple[_Regex, _Regex]
 
 
 def _parse(line: str) -> _Pattern | None:
-    text = re.sub(r"(?<!\\) +$", "", line)
+    text = os.fsencode(line).decode("latin-1")  # a character for each byte
+    text = re.sub(r"(?<!\\) +$", "", text)
     if not text or text.startswith("#"):
         return None
     takes_back = text.startswith("!")
@@ -128,25 +131,34 @@ def _segment(text: str) -> str:
 
 
 def _bracket(text: str, start: int) -> tuple[str, int]:
-    """The class that begins after ``[`` at start, and where it ends; a literal ``[`` if it does not."""
+    """The class that begins after ``[`` at start, and where it ends; a literal ``[`` if it does not.
+
+    As in git, of a range that ends before it begins only the first byte counts, and a class that
+    nobody knows matches nothing.
+    """
     at = start
     negated = text[at : at + 1] in ("!", "^")
     at += negated
-    inside, first = "", True
+    inside, before, first = "", "", True
     while at < len(text) and (first or text[at] != "]"):
         first = False
-        named = re.match(r"\[:(\w+):\]", text[at:])
-        if named and named[1] in _CLASSES:
-            inside += _CLASSES[named[1]]
-            at += named.end()
-            continue
-        if text[at] == "\\" and at + 1 < len(text):
-            at += 1
-        if text[at] == "-" and inside and at + 1 < len(text) and text[at + 1] != "]":
-            inside += "-"
+        if named := _NAMED_CLASS.match(text, at):
+            if named[1] not in _CLASSES:
+                return _NOTHING, len(text)
+            inside, before, at = inside + _CLASSES[named[1]], "", named.end()
+        elif text[at] == "-" and before and text[at + 1 : at + 2] not in ("", "]"):
+            to, at = _literal(text, at + 1)
+            inside += f"{re.escape(before)}-{re.escape(to)}" if before <= to else ""
+            before = ""
         else:
-            inside += re.escape(text[at])
-        at += 1
+            before, at = _literal(text, at)
+            inside += re.escape(before)
     if at >= len(text):
         return re.escape("["), start
     return f"(?:(?!/)[{'^' if negated else ''}{inside}])", at + 1
+
+
+def _literal(text: str, at: int) -> tuple[str, int]:
+    """The byte there, or the one that a backslash there takes as it is, and where the next is."""
+    at += text[at] == "\\" and at + 1 < len(text)
+    return text[at], at + 1
