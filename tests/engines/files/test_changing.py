@@ -3,8 +3,7 @@
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -123,25 +122,6 @@ def test_a_root_that_vanishes_fails_the_unit(root: Path, tmp_path: Path) -> None
     with pytest.raises(SourceMissing, match="vanished while it was read"):
         changed_while_read(root, tmp_path / "vault", lambda: shutil.rmtree(root))
     assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file()]
-
-
-@pytest.fixture
-def as_nobody() -> Iterator[Path]:
-    """A folder of a user without privileges, while this process is that user."""
-    folder = Path(tempfile.mkdtemp(prefix="stepvault-nobody-"))
-    privileged = os.geteuid() == 0
-    if privileged:
-        os.chown(folder, 65534, 65534)
-        os.setegid(65534)
-        os.seteuid(65534)
-    try:
-        yield folder
-    finally:
-        if privileged:
-            os.seteuid(0)
-            os.setegid(0)
-        subprocess.run(["chmod", "-R", "u+rwx", folder], check=True)
-        shutil.rmtree(folder)
 
 
 def test_an_unreadable_file_fails_the_unit_and_says_what_helps(as_nobody: Path) -> None:

@@ -134,6 +134,8 @@ class _Work:
         lines = self._backup.lines_of(self._backup.find(**by), stored, self._selection)
         folder = self._staging + b"/" + os.fsencode(task_id)
         self._make_private(self._staging)
+        # What the target's directory gives would be inherited by each file made in here.
+        self._metadata.clear_acls(self._staged.directory(self._staging))
         self._staged.remove(folder)
         self._make_private(folder)
         whole = lines.stored_bytes >= _RANGES_BELOW * stored.stored_bytes
@@ -248,11 +250,12 @@ class _Work:
         xattrs = self._kept_xattrs(ROOT)
         self._staged.remove(self._staging)
         if root:
-            self._metadata.apply(self._target.directory(ROOT), root, xattrs)
+            self._metadata.apply_to_directory(self._target.directory(ROOT), root, xattrs)
         return Counts(files=made)
 
     def _finish_directory(self, line: Line) -> None:
-        self._metadata.apply(self._target.directory(line.path), line, self._kept_xattrs(line.path))
+        descriptor, xattrs = self._target.directory(line.path), self._kept_xattrs(line.path)
+        self._metadata.apply_to_directory(descriptor, line, xattrs)
 
     def _kept_xattrs(self, path: bytes) -> Sequence[tuple[bytes, bytes]]:
         try:
