@@ -6,13 +6,16 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
+import tracemalloc
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stepvault.engines.files import engine, index, tar
 from stepvault.engines.files.tree import walk_key
+from stepvault.errors import BackupTampered
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.files import trees
 
@@ -114,3 +117,37 @@ def test_a_member_over_8_gib_has_its_size_in_an_extended_header() -> None:
         ["tar", "-tvf", "-"], input=made, capture_output=True
     ).stdout  # the content is missing, but the listing comes first
     assert str(9 << 30).encode() in listed
+
+
+@given(st.lists(st.tuples(st.integers(0, 2**63), st.integers(0, 2**40)), max_size=200))
+def test_the_map_of_a_file_with_holes_is_read_back(runs: list[tuple[int, int]]) -> None:
+    made = tar.sparse_map(runs)
+    stream = io.BytesIO(made + b"what follows")
+    assert tar.read_sparse_map(stream.read) == (runs, len(made))
+    assert stream.read() == b"what follows"
+
+
+def test_a_map_is_cut_once_when_all_of_it_is_read() -> None:
+    """Cut after each block, a map of 200,000 runs takes most of a minute: no time is measured
+    here, but what there is in memory beside the text."""
+    made = tar.sparse_map([(n * 8192, 4096) for n in range(5000)])
+    stream, held = io.BytesIO(made), list[int]()
+
+    def read(size: int) -> bytes:
+        held.append(tracemalloc.get_traced_memory()[0])
+        return stream.read(size)
+
+    tracemalloc.start()
+    try:
+        runs, _ = tar.read_sparse_map(read)
+    finally:
+        tracemalloc.stop()
+    assert len(runs) == 5000
+    assert max(held) < 2 * len(made)
+
+
+@pytest.mark.parametrize("text", [b"no map", b"2\n0\n512\nx\n512\n", bytes(tar.BLOCK)])
+def test_what_is_no_map_is_said_to_be_tampered_with(text: bytes) -> None:
+    stream = io.BytesIO(text.ljust(tar.BLOCK, b"\n"))
+    with pytest.raises(BackupTampered, match="no map"):
+        tar.read_sparse_map(stream.read)

@@ -199,17 +199,24 @@ def read_header(read: Callable[[int], bytes]) -> Header:
 
 
 def read_sparse_map(read: Callable[[int], bytes]) -> tuple[list[tuple[int, int]], int]:
-    """The map that ``read`` stands at, and the bytes it took."""
-    text = b""
-    numbers: list[int] = []
-    while True:
-        text += read(BLOCK)
-        lines = text.split(b"\n")
-        if len(lines) > 1:
-            needed = 1 + 2 * int(lines[0])
-            if len(lines) > needed:
-                numbers = [int(line) for line in lines[1:needed]]
-                return list(zip(numbers[::2], numbers[1::2], strict=True)), len(text)
+    """The map that ``read`` stands at, and the bytes it took.
+
+    Raises:
+        BackupTampered: that is no map.
+    """
+    blocks = [read(BLOCK)]
+    try:
+        count = 2 * int(blocks[0].partition(b"\n")[0])
+        # Cut once, at the end: a map may have hundreds of thousands of runs.
+        ends = blocks[0].count(b"\n")
+        while ends <= count:
+            blocks.append(read(BLOCK))
+            ends += blocks[-1].count(b"\n")
+        text = b"".join(blocks)
+        numbers = [int(line) for line in text.split(b"\n", count + 1)[1 : count + 1]]
+    except ValueError as error:
+        raise BackupTampered("a pack holds no map where a file with holes begins") from error
+    return list(zip(numbers[::2], numbers[1::2], strict=True)), len(text)
 
 
 def _checked(block: bytes) -> bytes:
