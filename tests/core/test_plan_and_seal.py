@@ -54,7 +54,7 @@ def units_of(vault, state, kind) -> list[Unit]:
 
 def run_unit(vault, engines, unit: Unit) -> None:
     if unit.source.engine == "files":
-        listing = vault.listing(unit.listing) if unit.listing else b"all\0"
+        listing = b"".join(vault.listing(unit.listing)) if unit.listing else b"all\0"
         engines["files"].scripts = [Scripted(f"{unit.id}.tar.zst", lambda: iter([listing]))]
     back_up(unit, vault)
 
@@ -75,7 +75,7 @@ def test_the_plan_has_one_line_per_unit_for_each_map(vault, engines):
         ("0000", 20, 2),
         ("0001", 10, 1),
     ]
-    assert vault.listing(batches[0].listing) == b"a\0b\0"
+    assert b"".join(vault.listing(batches[0].listing)) == b"a\0b\0"
 
 
 def test_only_the_sources_asked_for_are_planned(vault, engines):

@@ -208,6 +208,19 @@ def test_references_never_lead_to_another_reference(chain: Chain) -> None:
         assert references(results) <= own
 
 
+def test_tiny_files_stay_where_they_are_run_after_run(chain: Chain, tmp_path: Path) -> None:
+    """Of their packs most is headers."""
+    chain.root.mkdir()
+    for number in range(300):
+        (chain.root / f"tiny-{number}").write_text(str(number))
+    chain.back_up(batch_files=100)
+    for number in range(3):
+        (chain.root / f"more-{number}").write_text("more")
+        (index,) = [r for r in chain.back_up(batch_files=100) if packs([r])]
+        assert files([index]) <= 2  # the new file, and the directory's own entry
+    assert chain.restore(-1, tmp_path / "to") == []
+
+
 def test_a_mostly_dead_pack_is_given_up(chain: Chain, tmp_path: Path) -> None:
     chain.root.mkdir()
     for n in range(20):

@@ -118,7 +118,7 @@ def _job(unit: Unit, vault: Vault, deadline: Deadline, limits: Limits, scratch: 
     return Job(
         source=unit.source,
         connection=connection,
-        listing=[vault.listing(unit.listing)] if unit.listing else None,
+        listing=vault.listing(unit.listing) if unit.listing else None,
         connections=connections,
         scratch=scratch,
         remaining=deadline.remaining,

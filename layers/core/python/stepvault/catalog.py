@@ -306,14 +306,17 @@ class Vault:
             return [run for run, there in zip(runs, sealed, strict=True) if there]
 
     def exists(self, key: str) -> bool:
+        return self.size(key) is not None
+
+    def size(self, key: str) -> int | None:
+        """Bytes of the object under that key, or None if there is none."""
         with storage.vault_errors(self.bucket):
             try:
-                self._s3.head_object(Bucket=self.bucket, Key=key)
+                return self._s3.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
             except self._s3.exceptions.ClientError as error:
                 if storage.error_code(error) in storage.MISSING_KEY:
-                    return False
+                    return None
                 raise
-            return True
 
     # --- runs --------------------------------------------------------------------------------
 
@@ -341,12 +344,12 @@ class Vault:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
 
-    def listing(self, key: str) -> bytes:
-        """A unit's listing, as its engine made it."""
-        body = self.get(key)
-        if body is None:
+    def listing(self, key: str) -> Iterator[bytes]:
+        """A unit's listing, as its engine made it: of a million entries, too much to hold."""
+        size = self.size(key)
+        if size is None:
             raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
-        return body
+        return self.fetch(key, size)
 
 
 def _json(record: Record) -> bytes:

@@ -1,6 +1,7 @@
 """From configuration to units: what a run will do, written down before it starts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
 from typing import Any
@@ -10,6 +11,7 @@ from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
 from stepvault.engines.base import WHOLE, PlanJob, Previous, UnitDraft
 from stepvault.errors import ConfigInvalid, Permanent
+from stepvault.governor import Governor
 from stepvault.models import (
     Config,
     DatabaseSettings,
@@ -21,6 +23,8 @@ from stepvault.models import (
     Unit,
     kind_of,
 )
+from stepvault.multipart import Upload
+from stepvault.profiling import StageMeter
 
 KINDS: tuple[Kind, ...] = ("databases", "files")
 
@@ -140,7 +144,7 @@ def _unit(vault: Vault, run: str, source: Source, draft: UnitDraft) -> Unit:
     listing = None
     if draft.listing is not None:
         listing = keys.listing(run, source.name, draft.id)
-        vault.put(listing, b"".join(draft.listing))
+        _store(vault, listing, draft.listing)
     return Unit(
         run_id=run,
         id=draft.id,
@@ -149,6 +153,17 @@ def _unit(vault: Vault, run: str, source: Source, draft: UnitDraft) -> Unit:
         estimated_bytes=draft.estimated_bytes,
         estimated_files=draft.estimated_files,
     )
+
+
+def _store(vault: Vault, key: str, listing: Iterable[bytes]) -> None:
+    """One request for most listings, parts for a million entries: they are not held."""
+    with (
+        ThreadPoolExecutor(1, thread_name_prefix="listing") as pool,
+        Upload(vault.bucket, key, pool, 1, Governor(), StageMeter()) as upload,
+    ):
+        for chunk in listing:
+            upload.write(chunk)
+        upload.complete()
 
 
 def _previous(vault: Vault, source: Source) -> Previous | None:

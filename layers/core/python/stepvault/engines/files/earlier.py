@@ -12,7 +12,7 @@ from typing import Any
 
 from stepvault.engines.base import Previous
 from stepvault.engines.files import index, tar
-from stepvault.engines.files.spool import Spooled, cut
+from stepvault.engines.files.spool import BLOCK, Spooled, cut
 from stepvault.engines.files.tree import walk_key
 from stepvault.engines.files.walk import Entry
 from stepvault.models import FilesSource, StoredObject
@@ -20,6 +20,8 @@ from stepvault.models import FilesSource, StoredObject
 #: The unit of unchanged entries.
 CARRIED = "carried"
 
+#: Raw bytes of a member beside its content: its header, the two blocks of its times, and padding.
+_AROUND = 4 * tar.BLOCK
 #: A pack of which less than this share is still needed is given up and its rest stored anew.
 _LIVE_AT_LEAST = 0.3
 #: When more packs than the first number are leant on, the smallest are given up until the second
@@ -27,8 +29,10 @@ _LIVE_AT_LEAST = 0.3
 _PACKS_AT_MOST, _PACKS_AFTER = 128, 64
 _SMALL_PACK = 64 << 20
 
-#: Lines of an index held in memory.
-_READ = 1024
+#: Bytes of all indexes together that are held in memory, about: the run after one of a million
+#: files, all new, has a hundred of them. Of each a block at a time is unpacked.
+_HELD, _LEAST = 4 << 20, 4 << 10
+_LINE = 256
 
 #: Settings that change what is stored of a file; with others than before nothing is carried.
 _DECISIVE = ("path", "follow_symlinks", "preserve_metadata")
@@ -49,8 +53,10 @@ class _Pack:
 class _Cursor:
     """One earlier index, read from its beginning to its end."""
 
-    def __init__(self, text: Spooled, packs: dict[bytes, _Pack]) -> None:
+    def __init__(self, text: Spooled, read: int, packs: dict[bytes, _Pack]) -> None:
         self._stream = cut(text.chunks(), b"\n")
+        self._read = read
+        """Lines to read at a time."""
         self._packs = packs
         """By their number in this index, as its lines have it."""
         self.passed_over = False
@@ -60,9 +66,9 @@ class _Cursor:
         self._next = 0
 
     def _ahead(self, count: int) -> list[bytes]:
-        """The next lines: so many, or all that are left."""
+        """The next lines, at most so many; none at the end only."""
         if self._next + count > len(self._lines):
-            self._lines = [*self._lines[self._next :], *islice(self._stream, _READ)]
+            self._lines = [*self._lines[self._next :], *islice(self._stream, self._read)]
             self._next = 0
         return self._lines[self._next : self._next + count]
 
@@ -112,7 +118,7 @@ class _Cursor:
             seen += 1
             carried, pack = self._kept(line)
             if pack:
-                pack.live += entry.size + tar.BLOCK
+                pack.live += entry.size + _AROUND
                 lines.append(carried)
             else:
                 anew.append(entry)
@@ -135,23 +141,23 @@ class Earlier:
             o.model_copy(update={"run_id": o.run_id or previous.run_id, "files": None})
             for o in previous.objects
         ]
-        self._cursors = [
-            self._cursor(previous, stored)
-            for stored in self._objects
-            if stored.name.endswith(index.SUFFIX)
-        ]
+        indexes = [o for o in self._objects if o.name.endswith(index.SUFFIX)]
+        block = min(BLOCK, max(_LEAST, _HELD // max(1, len(indexes))))
+        self._cursors = [self._cursor(previous, stored, block) for stored in indexes]
         _give_up(self._packs)
 
     def _cursor(
         self,
         previous: Previous,
         stored: StoredObject,
+        block: int,
     ) -> _Cursor:
-        """A cursor over an index that lies on disk, verified."""
+        """A cursor over an index that lies on disk in blocks, verified."""
         head, chunks = index.read_chunks(previous.read(stored))
-        text = Spooled()
+        text = Spooled(block)
         for chunk in chunks:
-            text.add(chunk)
+            for start in range(0, len(chunk), block):
+                text.add(chunk[start : start + block])
         objects = {(o.run_id, o.name): o for o in self._objects}
         packs: dict[bytes, _Pack] = {}
         for number, pack in head.items():
@@ -159,7 +165,7 @@ class Earlier:
             if held is not None:
                 packs[b"%d" % number] = _Pack(len(self._packs), held, pack["live"])
                 self._packs.append(packs[b"%d" % number])
-        return _Cursor(text, packs)
+        return _Cursor(text, block // _LINE, packs)
 
     def changed(self, entries: list[Entry]) -> tuple[list[Entry], list[bytes]]:
         """Which of these neighbours it does not hold as they are now, and the lines of the others."""
@@ -204,13 +210,13 @@ class Earlier:
         if len(packs) < len(found):
             return []
         for pack in packs:
-            pack.live += size // len(packs) + tar.BLOCK
+            pack.live += size // len(packs) + _AROUND
         return [line for line, _ in found]
 
     def withdraw(self, line: bytes) -> None:
         """Of a file in one piece: its line, which was counted as needed, is not carried after all."""
         size, number = line.split(b"\t", 2)[1], line[line.rindex(b"\t") + 1 :]
-        self._packs[int(number)].live -= int(size) + tar.BLOCK
+        self._packs[int(number)].live -= int(size) + _AROUND
 
     def whole(self, files: int) -> list[StoredObject]:
         """All the objects of the earlier backup, which holds so many files, if none of its lines was

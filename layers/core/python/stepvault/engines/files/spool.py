@@ -7,7 +7,8 @@ from itertools import batched
 
 import zstandard
 
-_BLOCK = 256 << 10
+#: Bytes laid aside at a time.
+BLOCK = 256 << 10
 #: Records taken at a time.
 _TOGETHER = 512
 
@@ -54,7 +55,8 @@ class Spool:
 class Spooled:
     """A text of any length laid aside in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, block: int = BLOCK) -> None:
+        self._block = block
         self._held: list[bytes] = []
         self._size = 0
         self._spool = Spool()
@@ -63,7 +65,7 @@ class Spooled:
     def add(self, record: bytes) -> None:
         self._held.append(record)
         self._size += len(record)
-        if self._size >= _BLOCK:
+        if self._size >= self._block:
             self._flush()
 
     def _flush(self) -> None:
@@ -100,7 +102,7 @@ class Records(Spooled):
             self._held += some
             self._size += sum(map(len, some))
             self.count += len(some)
-            if self._size >= _BLOCK:
+            if self._size >= self._block:
                 self._flush()
 
     def __iter__(self) -> Iterator[bytes]:
