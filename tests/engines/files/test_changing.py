@@ -1,16 +1,21 @@
 """Trees that change, refuse or surprise while they are read."""
 
+import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
 from stepvault.engines.base import WHOLE, Job
 from stepvault.engines.files import engine
+from stepvault.engines.files.notes import Notes
+from stepvault.engines.files.tree import Tree
+from stepvault.engines.files.walk import walk
 from stepvault.errors import SourceDenied, SourceMissing
 from tests.engines.driver import Result, back_up, backup_to_folder, restore_job, run_restore
 from tests.engines.files import trees
@@ -122,6 +127,45 @@ def test_a_root_that_vanishes_fails_the_unit(root: Path, tmp_path: Path) -> None
     with pytest.raises(SourceMissing, match="vanished while it was read"):
         changed_while_read(root, tmp_path / "vault", lambda: shutil.rmtree(root))
     assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file()]
+
+
+def walked(root: Path, notes: Notes) -> Iterator[bytes]:
+    with Tree(root) as tree:
+        for entry in walk(tree, trees.source(root), notes):
+            yield entry.path
+
+
+@pytest.mark.usefixtures("file_system")
+@pytest.mark.parametrize("call", ["stat", "scandir"])
+def test_what_another_client_of_a_network_file_system_removed_has_vanished(
+    root: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """Its handle is stale then, which no local file system can be made to say."""
+    (root / "gone").mkdir()
+    gone, real = (root / "gone").stat().st_ino, getattr(os, call)
+
+    def stale(path: Any, **options: Any) -> Any:
+        directory = call == "scandir"
+        if (path == b"gone" and options) or (directory and os.stat(path).st_ino == gone):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        return real(path, **options)
+
+    monkeypatch.setattr(os, call, stale)
+    notes = Notes()
+    found = list(walked(root, notes))
+    assert found[:4] == [b".", b"a-big", b"b-small", b"c-last"]
+    assert notes.lines() == ["vanished during the walk (1): gone"]
+
+
+@pytest.mark.usefixtures("file_system")
+def test_a_root_that_vanishes_during_the_walk_fails_the_source(root: Path) -> None:
+    """What is left of the walk would look like a tree of little."""
+    (root / "inside").mkdir()
+    found = walked(root, Notes())
+    assert b"inside" in found
+    shutil.rmtree(root)
+    with pytest.raises(SourceMissing, match="vanished while it was read"):
+        list(found)
 
 
 def test_an_unreadable_file_fails_the_unit_and_says_what_helps(as_nobody: Path) -> None:

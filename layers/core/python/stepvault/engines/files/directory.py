@@ -21,9 +21,9 @@ from stepvault.engines.files.holes import HoleDigest, Runs, runs_of
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.pack import HELD, Member
 from stepvault.engines.files.tree import Tree, split
-from stepvault.engines.files.walk import unreadable
+from stepvault.engines.files.walk import VANISHED, unreadable, vanished
 from stepvault.engines.files.xattrs import xattrs_at, xattrs_of
-from stepvault.errors import SourceCorrupt, SourceMissing
+from stepvault.errors import SourceCorrupt
 from stepvault.models import FilesSource
 
 _BUFFER = 1 << 20
@@ -36,7 +36,6 @@ _SPARSE_FROM = 64 << 10
 #: (file systems tick every few milliseconds, some every one or two seconds).
 _TICK_NS, _COARSE_TICK_NS = 50_000_000, 2_000_000_000
 
-_VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 _DENIED = {errno.EACCES, errno.EPERM}
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
 
@@ -80,12 +79,9 @@ class DirectoryReader:
                 yield member
 
     def _failed(self, path: bytes, error: OSError) -> None:
-        if error.errno in _VANISHED:
+        if error.errno in VANISHED:
             if not self._tree.still_there():
-                raise SourceMissing(
-                    f"the directory {self._source.path!r} vanished while it was read",
-                    "Check that its file system is still mounted and run the backup again",
-                ) from error
+                raise vanished(self._source) from error
             self._notes.add("vanished before it was read, left out", path)
         elif error.errno in _DENIED:
             if not self._source.allow_unreadable:

@@ -4,6 +4,7 @@ Order: a directory, then what it holds by the bytes of the names, then its next 
 ascending ``tree.walk_key``. An index is in the same order, so the two can be merged.
 """
 
+import errno
 import heapq
 import os
 import stat
@@ -19,7 +20,7 @@ from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree import ROOT, Tree, join, show
 from stepvault.engines.mounts import is_network
-from stepvault.errors import SourceDenied
+from stepvault.errors import SourceDenied, SourceMissing
 from stepvault.models import FilesSource
 
 #: Names of one directory held in memory; a larger directory is sorted on disk.
@@ -28,6 +29,9 @@ _NAMES = 50_000
 _AHEAD = 256
 #: On network file systems, where each status is a wait, so many threads ask, for so many each.
 _THREADS, _EACH = 16, 16
+
+#: What the system says of what is no longer there; the last on network file systems.
+VANISHED = {errno.ENOENT, errno.ENOTDIR, errno.ESTALE}
 
 #: What an entry is: a directory, a regular file, a symbolic link.
 DIRECTORY, FILE, LINK = "d", "f", "l"
@@ -87,6 +91,7 @@ def walk(tree: Tree, source: FilesSource, notes: Notes) -> Iterator[Entry]:
     """Every entry that the source's settings ask for, the root first.
 
     Raises:
+        SourceMissing: the root is gone.
         SourceDenied: a directory cannot be read and ``allow_unreadable`` is false.
     """
     return map(Entry._make, chain.from_iterable(stretches(tree, source, notes)))
@@ -177,12 +182,8 @@ class _Walk:
     def _names(self, parent: bytes) -> Iterator[bytes]:
         try:
             return _sorted_names(self._tree.directory(parent))
-        except (FileNotFoundError, NotADirectoryError):
-            self._notes.add("vanished during the walk", parent)
-        except PermissionError as error:
-            if not self._source.allow_unreadable:
-                raise unreadable(parent, "directory", error) from error
-            self._notes.add("could not be read, left out with all within", parent)
+        except OSError as error:
+            self._failed(parent, "directory", "left out with all within", error)
         return iter(())
 
     def _statuses(
@@ -190,8 +191,8 @@ class _Walk:
     ) -> list[tuple[bytes, os.stat_result]]:
         try:
             descriptor = self._tree.directory(parent)
-        except OSError:
-            self._notes.add("vanished during the walk", parent)
+        except OSError as error:
+            self._failed(parent, "directory", "left out with all within", error)
             return []
         ask = partial(self._asked, parent, descriptor)
         if self._pool is None:
@@ -205,14 +206,22 @@ class _Walk:
         for name in names:
             try:
                 found.append((name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)))
-            except FileNotFoundError:
-                self._notes.add("vanished during the walk", join(parent, name))
-            except PermissionError as error:
-                path = join(parent, name)
-                if not self._source.allow_unreadable:
-                    raise unreadable(path, "entry", error) from error
-                self._notes.add("could not be read, left out", path)
+            except OSError as error:
+                self._failed(join(parent, name), "entry", "left out", error)
         return found
+
+    def _failed(self, path: bytes, what: str, left_out: str, error: OSError) -> None:
+        """Note what vanished or may be left out; all else is an error of the source."""
+        if error.errno in VANISHED:
+            if not self._tree.still_there():
+                raise vanished(self._source) from error
+            self._notes.add("vanished during the walk", path)
+        elif isinstance(error, PermissionError):
+            if not self._source.allow_unreadable:
+                raise unreadable(path, what, error) from error
+            self._notes.add(f"could not be read, {left_out}", path)
+        else:
+            raise error
 
     def _judged(self, path: bytes, name: bytes, status: os.stat_result) -> Fields | None:
         """The entry, if it is of a kind and size that is kept and not excluded."""
@@ -260,6 +269,14 @@ def _fields(path: bytes, kind: str, status: os.stat_result) -> Fields:
         status.st_dev,
         status.st_nlink,
         None,
+    )
+
+
+def vanished(source: FilesSource) -> SourceMissing:
+    """The error for a root that is gone: without it an empty backup would look like a good one."""
+    return SourceMissing(
+        f"the directory {source.path!r} vanished while it was read",
+        "Check that its file system is still mounted and run the backup again",
     )
 
 
