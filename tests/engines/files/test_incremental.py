@@ -374,6 +374,22 @@ def test_by_content_a_copied_tree_is_unchanged(chain: Chain, tmp_path: Path) -> 
     assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
 
 
+def test_by_content_names_that_became_files_of_their_own_stay_apart(
+    chain: Chain, tmp_path: Path
+) -> None:
+    chain.settings["compare"] = "content"
+    chain.root.mkdir()
+    (chain.root / "a").write_text("content")
+    os.link(chain.root / "a", chain.root / "b")
+    chain.back_up()
+    shutil.copy2(chain.root / "a", chain.root / "copy")
+    (chain.root / "copy").rename(chain.root / "b")
+    chain.back_up()
+    assert chain.restore(1, tmp_path / "restored") == []
+    assert trees.rsync_difference(chain.root, tmp_path / "restored") == ""
+    assert not (tmp_path / "restored" / "a").samefile(tmp_path / "restored" / "b")
+
+
 def test_by_content_a_change_under_the_same_times_is_seen(chain: Chain, tmp_path: Path) -> None:
     chain.settings["compare"] = "content"
     trees.lifelike(chain.root, files=20)

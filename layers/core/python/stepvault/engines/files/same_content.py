@@ -58,8 +58,9 @@ class SameContent:
         metadata = (entry.size, entry.mode & 0o7777, entry.uid, entry.gid)
         if (line.size, line.mode, line.uid, line.gid) != metadata:
             return False
-        # Of several names it may have changed which belong together.
-        return (as_before or entry.links == 1) and self._same_bytes(entry, lines)
+        # Of several names, now or then, it may have changed which belong together.
+        alone = entry.links == 1 and line.kind not in index.HARD_LINKS
+        return (as_before or alone) and self._same_bytes(entry, lines)
 
     def _same_bytes(self, entry: Entry, lines: list[index.Line]) -> bool:
         parent, name = split(entry.path)
