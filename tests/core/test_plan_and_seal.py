@@ -7,7 +7,14 @@ import pytest
 from stepvault import backup, keys, plan
 from stepvault.backup import back_up
 from stepvault.engines.base import UnitDraft
-from stepvault.errors import ConfigInvalid, RunNotFound, SourceDenied, SourceMissing, SourcesFailed
+from stepvault.errors import (
+    ConfigInvalid,
+    RunNotFound,
+    SourceDenied,
+    SourceMissing,
+    SourcesFailed,
+    StorageUnavailable,
+)
 from stepvault.models import Config, Execution, Unit
 from stepvault.plan import RunInput, RunRequest
 from stepvault.seal import SealRequest, complain, seal
@@ -76,6 +83,21 @@ def test_the_plan_has_one_line_per_unit_for_each_map(vault, engines):
         ("0001", 10, 1),
     ]
     assert b"".join(vault.listing(batches[0].listing)) == b"a\0b\0"
+
+
+def test_a_plan_that_was_cut_off_is_made_again(vault, engines, monkeypatch):
+    put = vault.put
+
+    def cut_off(key, *args, **more):
+        if key.endswith("plan/files.jsonl"):
+            raise StorageUnavailable("S3 answers SlowDown")
+        put(key, *args, **more)
+
+    with monkeypatch.context() as patched, pytest.raises(StorageUnavailable):
+        patched.setattr(vault, "put", cut_off)
+        plan.plan(CONFIG, vault, request())
+    state = plan.plan(CONFIG, vault, request())
+    assert (state["databases"]["count"], state["files"]["count"]) == (1, 2)
 
 
 def test_only_the_sources_asked_for_are_planned(vault, engines):

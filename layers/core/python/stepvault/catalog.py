@@ -332,12 +332,13 @@ class Vault:
         self.put(keys.summary(summary.run_id), _json(summary))
 
     def units(self, run: str) -> list[Unit] | None:
-        """Every unit of the run's plan; None if it was not planned."""
+        """Every unit of the run's plan; None if it was not planned, or not to the end."""
         kinds: tuple[Kind, ...] = ("databases", "files")
         bodies = [self.get(keys.plan(run, kind)) for kind in kinds]
-        if all(body is None for body in bodies):
+        whole = [body for body in bodies if body is not None]  # each is written, if only empty
+        if len(whole) < len(kinds):
             return None
-        lines = [line for body in bodies if body for line in body.splitlines()]
+        lines = [line for body in whole for line in body.splitlines()]
         return [Unit.model_validate_json(line) for line in lines]
 
     def put_lines(self, key: str, records: Sequence[Record]) -> None:
