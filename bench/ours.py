@@ -12,22 +12,26 @@ from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.models import Config, Execution
-from stepvault.plan import RunInput, RunRequest, plan
+from stepvault.plan import RunRequest, plan
 from stepvault.seal import SealRequest, complain, seal
 
 
 def run_id(source: str, turn: int) -> str:
     """The run of a turn."""
+    execution = _execution(source, turn)
+    return keys.run_id(execution.started, execution.name)
+
+
+def _execution(source: str, turn: int) -> Execution:
     started = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=turn)
-    return keys.run_id(started, f"bench-{source}")
+    return Execution(name=f"bench-{source}", started=started)
 
 
 def main(job: dict[str, Any]) -> None:
     """Back up what ``harness.backup_command`` says."""
     vault, run = Vault(job["bucket"]), run_id(job["source"]["name"], job["turn"])
     config = Config.model_validate({"sources": [job["source"]]})
-    execution = Execution(name="bench", started=datetime.now(UTC))
-    plan(config, vault, RunRequest(execution=execution, input=RunInput(run_id=run)))
+    plan(config, vault, RunRequest(execution=_execution(job["source"]["name"], job["turn"])))
     units = vault.units(run) or []
     if job["parallel"] == 1 or len(units) == 1:
         for unit in units:

@@ -13,6 +13,7 @@ from stepvault.errors import (
     SourceDenied,
     SourceMissing,
     SourcesFailed,
+    SourceUnreachable,
     StorageUnavailable,
 )
 from stepvault.models import Config, Execution, Unit
@@ -48,8 +49,8 @@ def engines(monkeypatch):
     return made
 
 
-def request(**run_input) -> RunRequest:
-    execution = Execution(name="nightly", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
+def request(day=22, **run_input) -> RunRequest:
+    execution = Execution(name="nightly", started=datetime(2026, 11, day, 3, tzinfo=UTC))
     return RunRequest(execution=execution, input=RunInput(**run_input))
 
 
@@ -93,11 +94,29 @@ def test_a_plan_that_was_cut_off_is_made_again(vault, engines, monkeypatch):
             raise StorageUnavailable("S3 answers SlowDown")
         put(key, *args, **more)
 
-    with monkeypatch.context() as patched, pytest.raises(StorageUnavailable):
+    with monkeypatch.context() as patched:
         patched.setattr(vault, "put", cut_off)
-        plan.plan(CONFIG, vault, request())
+        with pytest.raises(StorageUnavailable):
+            plan.plan(CONFIG, vault, request())
     state = plan.plan(CONFIG, vault, request())
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 2)
+
+
+def test_a_source_that_cannot_be_reached_stops_no_other(vault, engines):
+    def unreachable(job):
+        raise SourceUnreachable("bucket far-away cannot be read")
+
+    engines["files"].plan = unreachable
+    state = plan.plan(CONFIG, vault, request())
+    assert state["databases"]["count"] == 1
+    assert [u.id for u in units_of(vault, state, "files")] == ["0000"]
+
+
+@pytest.mark.parametrize("mistyped", ["20251122T030000Z-nightly", "20261131T030000Z-nightly"])
+def test_a_run_to_finish_must_have_begun(vault, engines, mistyped):
+    with pytest.raises((RunNotFound, ConfigInvalid), match=mistyped):
+        plan.plan(CONFIG, vault, request(run_id=mistyped))
+    assert vault.runs() == []
 
 
 def test_only_the_sources_asked_for_are_planned(vault, engines):
@@ -218,7 +237,7 @@ def test_a_run_whose_earlier_packs_are_gone_is_not_sealed(vault, engines, now_th
     seal(vault, SealRequest(run_id=first["run_id"]))
     packs = vault.manifest("docs", first["run_id"]).objects
     engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
-    second = plan.plan(CONFIG, vault, request(run_id="20261123T030000Z-nightly"))
+    second = plan.plan(CONFIG, vault, request(day=23))
     run_all(vault, engines, second)
     vault.delete([keys.data("docs", first["run_id"], packs[0].name)])
     if now_there:
@@ -238,7 +257,7 @@ def test_earlier_packs_are_looked_for_with_one_request_per_run(vault, engines, m
     seal(vault, SealRequest(run_id=first["run_id"]))
     packs = vault.manifest("docs", first["run_id"]).objects
     engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
-    second = plan.plan(CONFIG, vault, request(run_id="20261123T030000Z-nightly", sources=["docs"]))
+    second = plan.plan(CONFIG, vault, request(day=23, sources=["docs"]))
     run_all(vault, engines, second)
     asked = []
     entries = vault.entries

@@ -94,6 +94,7 @@ def plan_run(vault, days_ago: float) -> str:
     run = run_of(days_ago)
     units = [Unit(run_id=run, id=i, source=config().sources[0]) for i in ("carried", "0000")]
     vault.put_lines(keys.plan(run, "files"), units)
+    vault.put_lines(keys.plan(run, "databases"), [])
     return run
 
 

@@ -37,7 +37,14 @@ def run_id(started: datetime, execution_name: str) -> str:
 
 
 def is_run_id(text: str) -> bool:
-    return _RUN_ID.fullmatch(text) is not None
+    """Whether it reads as a run's id and begins with a moment that there is."""
+    if _RUN_ID.fullmatch(text) is None:
+        return False
+    try:
+        run_started(text)
+    except ValueError:
+        return False
+    return True
 
 
 def run_started(run: str) -> datetime:

@@ -10,7 +10,14 @@ from stepvault import engines, keys
 from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
 from stepvault.engines.base import WHOLE, PlanJob, Previous, UnitDraft
-from stepvault.errors import ConfigInvalid, Permanent
+from stepvault.errors import (
+    ConfigInvalid,
+    Permanent,
+    RunNotFound,
+    SourceBusy,
+    SourceChanged,
+    SourceUnreachable,
+)
 from stepvault.governor import Governor
 from stepvault.models import (
     Config,
@@ -72,10 +79,16 @@ def plan(config: Config, vault: Vault, request: RunRequest) -> dict[str, Any]:
 
     Raises:
         ConfigInvalid: the request names a source that is not configured.
+        RunNotFound: it names a run that never began.
     """
     run = request.run_id
     if (planned := vault.units(run)) is not None:
         return fan_out(vault, run, unfinished(vault, planned), attempt=0, retry=True)
+    if request.input.run_id is not None and not vault.exists(keys.request(run)):
+        raise RunNotFound(
+            f"Run {run!r} never began in this vault, so there is nothing to finish",
+            "Take one from 'stepvault runs', or leave run_id out for a new run",
+        )
     chosen = _chosen(config, request.input.sources)
     vault.put(keys.request(run), request.model_dump_json().encode())
     units = [unit for source in chosen for unit in _plan_source(config, vault, run, source)]
@@ -135,7 +148,7 @@ def _plan_source(config: Config, vault: Vault, run: str, source: Source) -> list
     )
     try:
         return [_unit(vault, run, source, draft) for draft in engines.find(source.engine).plan(job)]
-    except Permanent:
+    except (Permanent, SourceUnreachable, SourceBusy, SourceChanged):
         # The unit looks again and fails with the same reason, in the place where failures show.
         return [Unit(run_id=run, id=WHOLE, source=source)]
 
