@@ -108,6 +108,7 @@ class Functions(Construct):
                 [*vault.read("backups/*"), *vault.write("restores/*"), *targets],
                 config=True,
                 sources=True,
+                writes=True,  # it makes the source's folder in the target
                 layers=["core", "deps", *postgres],
             )
         )

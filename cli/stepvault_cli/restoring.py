@@ -116,7 +116,9 @@ def where_to(target: str, config_file: Path) -> str | TargetSettings:
         ConfigInvalid: a URL with its password on the command line, or an unknown target.
     """
     if target.startswith("env:"):
-        return TargetSettings(name="here", connection=ConnectionSettings(url_env=target[4:]))
+        if not (variable := target.removeprefix("env:")):
+            raise ConfigInvalid("env: names no environment variable", "Write --to env:NAME")
+        return TargetSettings(name="here", connection=ConnectionSettings(url_env=variable))
     if "://" in target:
         raise ConfigInvalid(
             "--to takes no URL, because others can read a command line (value not shown)",

@@ -2,8 +2,10 @@
 
 import json
 import sqlite3
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,49 @@ def test_a_tampered_backup_is_refused_and_leaves_nothing(
     assert refused.exit_code == 4
     assert f"The stored object '{key}' is not what was backed up" in refused.stderr
     assert not list(tmp_path.glob("*back*"))
+
+
+def edit_manifest(vault: Vault, run: str, edit: Callable[[dict[str, Any]], object]) -> None:
+    key = keys.manifest("tickets", run)
+    manifest = json.loads(vault.get(key) or b"")
+    edit(manifest)
+    vault.put(key, json.dumps(manifest).encode())
+
+
+def test_a_backup_by_a_newer_tool_with_more_settings_comes_back(
+    vault: Vault, run: str, tickets: Path, tmp_path: Path
+) -> None:
+    edit_manifest(vault, run, lambda m: m["config"].update(some_day={"more": True}))
+    back = tmp_path / "back"
+    done = invoke("restore", "tickets", "--to", str(back), "--vault", vault.bucket)
+    assert done.exit_code == 0, done.stderr
+    assert rows(back) == rows(tickets)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda m: m.update(format_version=2),
+        lambda m: m["config"].update(engine="some-day"),
+        lambda m: m["config"].update(path=["one", "two"]),
+    ],
+)
+def test_a_backup_that_is_beyond_this_version_is_refused_with_the_one_that_made_it(
+    vault: Vault, run: str, tmp_path: Path, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    edit_manifest(vault, run, edit)
+    edit_manifest(vault, run, lambda m: m.update(tool_version="7.1"))
+    refused = invoke("restore", "tickets", "--to", f"{tmp_path}/back", "--vault", vault.bucket)
+    assert refused.exit_code not in (0, 1)
+    assert "was made by Stepvault 7.1" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    assert not list(tmp_path.glob("*back*"))
+
+
+def test_a_variable_without_a_name_is_an_error(vault: Vault, run: str) -> None:
+    refused = invoke("restore", "tickets", "--to", "env:", "--vault", vault.bucket)
+    assert refused.exit_code not in (0, 1)
+    assert "env:NAME" in refused.stderr
 
 
 def test_a_folder_that_is_not_there_exits_3(vault: Vault, run: str, tmp_path: Path) -> None:

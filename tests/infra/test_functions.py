@@ -210,7 +210,7 @@ def test_only_restores_and_sqlite_locks_write_to_the_file_system(everything: Tem
         if "elasticfilesystem:ClientWrite" in listed(statement["Action"])
     }
 
-    assert writers == {"back_up_sqlite", "restore"}
+    assert writers == {"back_up_sqlite", "plan_restore", "restore"}
 
 
 def test_each_function_has_a_role_and_a_log_of_its_own(everything: Template) -> None:

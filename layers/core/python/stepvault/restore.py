@@ -6,16 +6,17 @@ an engine makes nothing final before a stream has ended well.
 """
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
-from stepvault import engines, keys, secrets
+from stepvault import __version__, engines, keys, secrets
 from stepvault.catalog import Vault
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Counts, RestoreJob
@@ -28,6 +29,7 @@ from stepvault.errors import (
 )
 from stepvault.governor import settle_memory
 from stepvault.models import (
+    FORMAT_VERSION,
     Config,
     DatabaseSettings,
     Execution,
@@ -215,7 +217,7 @@ def _job(
     progress: Progress = lambda name, done: None,
 ) -> Iterator[RestoreJob]:
     settle_memory()
-    source: Source = TypeAdapter[Source](Source).validate_python(manifest.config)
+    source = _source(manifest)
     is_database = isinstance(source, DatabaseSettings)
     if is_database != (target.connection is not None):
         needs = "a connection" if is_database else "a path"
@@ -245,6 +247,44 @@ def _job(
             remaining=(deadline or Deadline()).remaining,
             progress=progress,
         )
+
+
+def _source(manifest: Manifest) -> Source:
+    """The source as it was configured for the backup. Settings that only newer tools know do not
+    matter to what is stored, or the format's version would be another.
+
+    Raises:
+        ConfigInvalid: the backup is beyond this version of the tool.
+    """
+    adapter = TypeAdapter[Source](Source)
+    config = deepcopy(manifest.config)
+    try:
+        try:
+            source = adapter.validate_python(config)
+        except ValidationError as error:
+            for problem in error.errors():
+                if problem["type"] == "extra_forbidden":
+                    _drop(config, problem["loc"][1:])
+            source = adapter.validate_python(config)
+    except ValidationError as error:
+        raise _beyond(manifest, str(error.errors()[0]["msg"])) from error
+    if manifest.format_version > FORMAT_VERSION:
+        raise _beyond(manifest, f"its format is {manifest.format_version}, not {FORMAT_VERSION}")
+    return source
+
+
+def _drop(config: Any, path: Sequence[Any]) -> None:
+    for part in path[:-1]:
+        config = config[part]
+    del config[path[-1]]
+
+
+def _beyond(manifest: Manifest, why: str) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"Run {manifest.run_id} of {manifest.source!r} was made by Stepvault "
+        f"{manifest.tool_version}, and this is {__version__}: {why}",
+        "Restore it with the version that made it, or a later one",
+    )
 
 
 def _out_of_time(task: RestoreTask, deadline: Deadline) -> OutOfTime:
