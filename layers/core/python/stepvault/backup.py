@@ -238,6 +238,7 @@ class _Path:
                 stored_bytes=done.bytes,
                 raw_sha256=raw.hexdigest(),
                 stored_sha256=done.sha256,
+                etag=done.etag,
                 encoding=stream.encoding,
                 parts=done.parts,
                 seconds=perf_counter() - began,
@@ -277,14 +278,13 @@ class _Path:
 
 
 def _stored_already(unit: Unit, vault: Vault) -> Receipt | None:
-    """The unit's receipt, if it has one and all its objects are still there in full size."""
+    """The unit's receipt, if it has one and all its objects are still there as they were stored."""
     receipt = vault.receipt(unit.source.name, unit.run_id, unit.id)
     if receipt is None:
         return None
-    prefix = keys.data_prefix(unit.source.name, unit.run_id)
-    sizes = {entry.key[len(prefix) :]: entry.size for entry in vault.entries(prefix)}
-    own = [o for o in receipt.objects if o.run_id is None]
-    return receipt if all(sizes.get(o.name) == o.stored_bytes for o in own) else None
+    there = vault.stored_objects(unit.source.name, [unit.run_id])
+    own = [(there.get((unit.run_id, o.name)), o) for o in receipt.objects if o.run_id is None]
+    return receipt if all(found and found.is_still(o) for found, o in own) else None
 
 
 def _receipt(

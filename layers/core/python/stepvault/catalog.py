@@ -34,6 +34,17 @@ class Listed(NamedTuple):
 
     key: str
     size: int
+    etag: str | None = None
+
+    def is_still(self, stored: StoredObject) -> bool:
+        """Whether it is the object that was stored, as far as a listing tells.
+
+        What earlier runs left is known by its size alone: their objects are never written
+        over, but a person may have copied them (another key, another bucket), and a copy has
+        an ETag of its own.
+        """
+        told = None if stored.run_id else stored.etag  # None in older records too
+        return self.size == stored.stored_bytes and (None in (told, self.etag) or self.etag == told)
 
 
 class Vault:
@@ -61,8 +72,8 @@ class Vault:
                     return None
                 raise
 
-    def put(self, key: str, body: bytes, *, only_new: bool = False) -> None:
-        """Store a small object whole; with ``only_new`` an object that is there stays."""
+    def put(self, key: str, body: bytes, *, only_new: bool = False) -> bool:
+        """Store a small object whole; with ``only_new`` one that is there stays (False)."""
         with storage.vault_errors(self.bucket):
             try:
                 condition = {"IfNoneMatch": "*"} if only_new else {}
@@ -76,6 +87,8 @@ class Vault:
             except self._s3.exceptions.ClientError as error:
                 if storage.error_code(error) not in {"PreconditionFailed", "412"}:
                     raise
+                return False
+        return True
 
     def entries(self, prefix: str) -> Iterator[Listed]:
         """Every object under the prefix, in key order."""
@@ -85,7 +98,7 @@ class Vault:
             )
             for page in pages:
                 for entry in page.get("Contents", []):
-                    yield Listed(entry["Key"], entry["Size"])
+                    yield Listed(entry["Key"], entry["Size"], storage.etag(entry.get("ETag")))
 
     def folders(self, prefix: str) -> list[str]:
         """Names of the folders right below the prefix, in order."""
@@ -99,14 +112,14 @@ class Vault:
                 for entry in page.get("CommonPrefixes", [])
             ]
 
-    def stored_sizes(self, source: str, runs: Iterable[str]) -> dict[tuple[str, str], int]:
-        """Sizes of the objects in the runs' data folders by run and name; one listing per run."""
+    def stored_objects(self, source: str, runs: Iterable[str]) -> dict[tuple[str, str], Listed]:
+        """The objects in the runs' data folders by run and name; one listing per run."""
 
-        def listed(run: str) -> list[tuple[tuple[str, str], int]]:
+        def listed(run: str) -> list[tuple[tuple[str, str], Listed]]:
             prefix = keys.data_prefix(source, run)
-            return [((run, e.key[len(prefix) :]), e.size) for e in self.entries(prefix)]
+            return [((run, e.key[len(prefix) :]), e) for e in self.entries(prefix)]
 
-        with ThreadPoolExecutor(16, thread_name_prefix="sizes") as pool:
+        with ThreadPoolExecutor(16, thread_name_prefix="listings") as pool:
             return dict(chain.from_iterable(pool.map(listed, runs)))
 
     def delete(self, wanted: Iterable[str]) -> int:
@@ -286,9 +299,10 @@ class Vault:
         found = (self._record(keys.manifest(source, run), Manifest) for run in runs)
         return next(filter(None, found), None)
 
-    def put_manifest(self, manifest: Manifest) -> None:
-        """Make the backup exist. The first manifest of a run stays."""
-        self.put(keys.manifest(manifest.source, manifest.run_id), _json(manifest), only_new=True)
+    def put_manifest(self, manifest: Manifest) -> bool:
+        """Make the backup exist. The first manifest of a run stays (False: it was not this one)."""
+        key = keys.manifest(manifest.source, manifest.run_id)
+        return self.put(key, _json(manifest), only_new=True)
 
     def sources(self) -> list[str]:
         """Names of the sources that have anything in the vault."""

@@ -403,6 +403,8 @@ class StoredObject(Record):
     stored_bytes: int
     raw_sha256: str
     stored_sha256: str
+    etag: str | None = None
+    """S3's ETag of it, without quotes: tells at no cost whether it has been written over since."""
     encoding: Literal["zstd", "none"]
     """How the stored bytes hold the raw ones."""
     parts: int = 1

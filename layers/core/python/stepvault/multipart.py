@@ -43,6 +43,7 @@ class Uploaded:
     bytes: int
     sha256: str
     parts: int
+    etag: str | None
 
 
 class Upload:
@@ -122,14 +123,16 @@ class Upload:
     def complete(self) -> Uploaded:
         """Make the object exist. Everything written is in it once this returns."""
         if self._upload_id is None:
-            self._put_whole()
+            etag = self._put_whole()
         else:
             if self._filled:
                 self._send_part()
             self._wait_until(lambda: self._flying == 0)
-            self._finish()
+            etag = self._finish()
         self._completed = True
-        return Uploaded(self._size, self._sha256.hexdigest(), max(1, len(self._etags)))
+        return Uploaded(
+            self._size, self._sha256.hexdigest(), max(1, len(self._etags)), storage.etag(etag)
+        )
 
     def abort(self) -> None:
         """Leave nothing behind; an upload that cannot be aborted is left to the lifecycle rule."""
@@ -142,14 +145,15 @@ class Upload:
                     Bucket=self._bucket, Key=self._key, UploadId=self._upload_id
                 )
 
-    def _put_whole(self) -> None:
+    def _put_whole(self) -> str | None:
         body = self._take_part()
         started = time.perf_counter()
         with storage.vault_errors(self._bucket):
-            storage.client().put_object(
+            put = storage.client().put_object(
                 Bucket=self._bucket, Key=self._key, Body=bytes(body), ChecksumCRC32=_crc32(body)
             )
         self._meter.add(len(body), time.perf_counter() - started, 0.0)
+        return put.get("ETag")
 
     def _send_part(self) -> None:
         if self._upload_id is None:
@@ -204,18 +208,19 @@ class Upload:
         if self._error is not None:
             raise self._error
 
-    def _finish(self) -> None:
+    def _finish(self) -> str | None:
         parts = [
             {"PartNumber": number, "ETag": etag, "ChecksumCRC32": checksum}
             for number, (etag, checksum) in sorted(self._etags.items())
         ]
         with storage.vault_errors(self._bucket):
-            storage.client().complete_multipart_upload(
+            done = storage.client().complete_multipart_upload(
                 Bucket=self._bucket,
                 Key=self._key,
                 UploadId=self._upload_id or "",
                 MultipartUpload={"Parts": parts},  # type: ignore[typeddict-item]
             )
+        return done.get("ETag")
 
 
 def _crc32(body: bytearray) -> str:

@@ -161,6 +161,6 @@ def _objects(
     vault: Vault, source: Source, run: str, leaned_on: set[str]
 ) -> Iterator[tuple[str, int]]:
     manifest = keys.manifest(source.name, run)
-    for key, size in vault.entries(keys.backup_prefix(source.name, run)):
+    for key, size, _ in vault.entries(keys.backup_prefix(source.name, run)):
         if key != manifest and key not in leaned_on and keys.parse_backup(key):
             yield key, size

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stepvault import __version__, keys
-from stepvault.catalog import Vault, config_digest
+from stepvault.catalog import Listed, Vault, config_digest
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
 from stepvault.models import (
     Failure,
@@ -105,7 +105,7 @@ def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure
     backed_up = [receipt for receipt in stored if receipt.skipped is None]
     own = [o for receipt in stored for o in receipt.objects if o.run_id is None]
     if not problems and backed_up:
-        vault.put_manifest(_manifest(units[0], backed_up))
+        problems = _make_exist(vault, units[0], _manifest(units[0], backed_up))
     return SourceResult(
         source=name,
         engine=units[0].source.engine,
@@ -143,22 +143,44 @@ def _problems(
         if unit.id not in receipts
     ]
     needed = {o.run_id or run for r in receipts.values() for o in r.objects}
-    sizes = vault.stored_sizes(name, needed)
+    there = vault.stored_objects(name, needed)
     for unit in units:
         if (receipt := receipts.get(unit.id)) is None:
             continue
         if receipt.skipped and any(r.skipped is None for r in receipts.values()):
             problems.append(_failure(unit, "SourceMissing", receipt.skipped))
         for o in receipt.objects:
-            if (found := sizes.get((o.run_id or run, o.name))) != o.stored_bytes:
+            found = there.get((o.run_id or run, o.name))
+            if found is None or not found.is_still(o):
                 error = _not_as_stored(o, found)
                 problems.append(_failure(unit, type(error).__name__, str(error)))
                 break  # where a whole folder is gone, one line says enough
     return problems
 
 
-def _not_as_stored(stored: StoredObject, found: int | None) -> BackupTampered:
-    what = f"was stored with {stored.stored_bytes} bytes, but {found} are there"
+def _make_exist(vault: Vault, unit: Unit, manifest: Manifest) -> list[Failure]:
+    """Write the manifest; of a backup that was sealed before, whether it is still what that says."""
+    if vault.put_manifest(manifest):
+        return []
+    name, run = unit.source.name, unit.run_id
+    there = vault.stored_objects(name, [run])
+    for o in vault.manifest(name, run).objects:
+        found = there.get((run, o.name))
+        if o.run_id is None and (found is None or not found.is_still(o)):
+            error = _not_as_stored(o, found)
+            return [_failure(unit, type(error).__name__, str(error))]
+    return []
+
+
+def _not_as_stored(stored: StoredObject, found: Listed | None) -> BackupTampered:
+    if found and found.size == stored.stored_bytes:
+        return BackupTampered(
+            f"{stored.name} was written over after it was stored (its ETag is another), "
+            "perhaps by a function of a run that was stopped",
+            "Start a new run",
+        )
+    size = found.size if found else None
+    what = f"was stored with {stored.stored_bytes} bytes, but {size} are there"
     if stored.run_id is None:
         return BackupTampered(f"{stored.name} {what}", "Start a new run")
     return BackupTampered(

@@ -59,6 +59,11 @@ def error_code(error: Exception) -> str:
     return str(response.get("Error", {}).get("Code", ""))
 
 
+def etag(told: str | None) -> str | None:
+    """An ETag as we keep it: without the quotes, None if the storage tells none."""
+    return (told or "").strip('"') or None
+
+
 @contextmanager
 def vault_errors(bucket: str) -> Iterator[None]:
     """Turn botocore's errors about the vault into ours.

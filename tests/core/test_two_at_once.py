@@ -1,0 +1,128 @@
+"""Two invocations of one unit, as a stopped run's function and its successor: what comes of it."""
+
+import os
+from datetime import UTC, datetime
+
+import pytest
+
+from stepvault import backup, keys, multipart, plan
+from stepvault.backup import back_up
+from stepvault.catalog import Vault
+from stepvault.models import Execution, Unit
+from stepvault.plan import RunInput, RunRequest
+from stepvault.seal import SealRequest, seal
+from stepvault.verify import verify
+from tests.core.streams import Scripted, ScriptedEngine
+from tests.core.test_plan_and_seal import CONFIG, request, units_of
+
+MIB = multipart.MIB
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
+    """Stands for every source's."""
+    made = ScriptedEngine([])
+    monkeypatch.setattr(plan.engines, "find", lambda name: made)
+    monkeypatch.setattr(backup.engines, "find", lambda name: made)
+    return made
+
+
+@pytest.fixture
+def unit(vault: Vault, engine: ScriptedEngine) -> Unit:
+    """The one unit of a planned run."""
+    state = plan.plan(CONFIG, vault, request(sources=["app"]))
+    return units_of(vault, state, "databases")[0]
+
+
+def packed(name: str, *chunks: bytes) -> Scripted:
+    """A stream that is stored as it is, so that equal lengths make objects of equal size."""
+    return Scripted(name, lambda: iter(chunks), encoding="none")
+
+
+def sealed(vault: Vault, unit: Unit) -> tuple[str, str]:
+    """What seal says of the source, and why if it is not sealed."""
+    summary, _ = seal(vault, SealRequest(run_id=unit.run_id))
+    assert summary is not None
+    (result,) = summary.sources
+    return result.status, " ".join(f.message for f in result.failures)
+
+
+def damage(vault: Vault, unit: Unit) -> list[str]:
+    return verify(vault, vault.manifest(unit.source.name, unit.run_id))
+
+
+def write_over(vault: Vault, unit: Unit, name: str, body: bytes) -> None:
+    vault.put(keys.data(unit.source.name, unit.run_id, name), body)
+
+
+@pytest.mark.parametrize("size", [7, 11 * MIB], ids=["one put", "several parts"])
+def test_an_object_written_over_by_one_of_its_size_keeps_the_source_unsealed(
+    vault, engine, unit, size
+):
+    engine.scripts = [packed("app.db", os.urandom(size))]
+    back_up(unit, vault)
+    write_over(vault, unit, "app.db", os.urandom(size))
+    status, why = sealed(vault, unit)
+    assert status == "failed"
+    assert "app.db was written over after it was stored" in why
+    assert vault.sealed_runs("app") == []
+
+
+@pytest.mark.parametrize("size", [7, 11 * MIB], ids=["one put", "several parts"])
+def test_what_is_as_it_was_stored_is_sealed_by_its_etag_too(vault, engine, unit, size):
+    engine.scripts = [packed("app.db", os.urandom(size))]
+    (stored,) = back_up(unit, vault).objects
+    (listed,) = vault.entries(keys.data_prefix("app", unit.run_id))
+    assert listed.etag == stored.etag
+    assert stored.etag
+    assert '"' not in stored.etag
+    assert sealed(vault, unit) == ("sealed", "")
+
+
+def test_a_receipt_whose_object_was_written_over_does_not_count(vault, engine, unit):
+    engine.scripts = [packed("app.db", b"pages 1")]
+    back_up(unit, vault)
+    write_over(vault, unit, "app.db", b"pages 2")
+    back_up(unit, vault)
+    assert engine.opened == 2
+    assert sealed(vault, unit) == ("sealed", "")
+    assert damage(vault, unit) == []
+
+
+def test_a_receipt_that_names_no_etag_counts_by_its_sizes(vault, engine, unit):
+    engine.scripts = [packed("app.db", b"pages 1")]
+    receipt = back_up(unit, vault)
+    objects = [o.model_copy(update={"etag": None}) for o in receipt.objects]
+    older = receipt.model_copy(update={"objects": objects})
+    vault.put_receipt(older)
+    assert back_up(unit, vault) == older
+    assert engine.opened == 1
+    assert sealed(vault, unit) == ("sealed", "")
+
+
+def test_a_copy_of_an_earlier_runs_object_is_still_leaned_on(vault, engine, unit):
+    engine.scripts = [packed("app.db", os.urandom(11 * MIB))]
+    (earlier,) = back_up(unit, vault).objects
+    key = keys.data("app", unit.run_id, "app.db")
+    vault.put(key, vault.get(key))  # as it comes back from elsewhere: in one part, not two
+    next_day = Execution(name="next", started=datetime(2026, 11, 23, 3, tzinfo=UTC))
+    state = plan.plan(
+        CONFIG, vault, RunRequest(execution=next_day, input=RunInput(sources=["app"]))
+    )
+    (later,) = units_of(vault, state, "databases")
+    engine.scripts = []
+    engine.references = [earlier.model_copy(update={"run_id": unit.run_id})]
+    back_up(later, vault)
+    assert sealed(vault, later) == ("sealed", "")
+
+
+def test_a_sealed_backup_whose_object_was_made_anew_is_not_called_sealed(vault, engine, unit):
+    engine.scripts = [packed("app.db", b"pages 1")]
+    back_up(unit, vault)
+    assert sealed(vault, unit) == ("sealed", "")
+    vault.delete([keys.data("app", unit.run_id, "app.db")])
+    engine.scripts = [packed("app.db", b"pages 2")]
+    back_up(unit, vault)
+    status, why = sealed(vault, unit)
+    assert status == "failed"
+    assert "app.db was written over after it was stored" in why
