@@ -1,3 +1,5 @@
+import threading
+
 import pytest
 
 from stepvault import keys
@@ -37,3 +39,24 @@ def test_every_damaged_or_missing_object_is_named(vault, manifest):
     assert len(wrong) == 2
     assert "1.zst" in wrong[0]
     assert "2.zst" in wrong[1]
+
+
+def test_what_is_called_off_does_not_go_on_to_its_end(vault, manifest, monkeypatch):
+    """Ctrl-C reaches the thread that waits; the others are in the middle of large objects."""
+    reading, read = threading.Event(), []
+
+    def endless(source, run, stored):
+        if stored.name == "0.zst":
+            assert reading.wait(10)
+            raise KeyboardInterrupt
+        while True:
+            yield b"more"
+
+    def progress(name, size):
+        reading.set()
+        read.append(size)
+
+    monkeypatch.setattr(vault, "read", endless)
+    with pytest.raises(KeyboardInterrupt):
+        verify(vault, manifest, progress)
+    assert read

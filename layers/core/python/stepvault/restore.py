@@ -6,6 +6,7 @@ an engine makes nothing final before a stream has ended well.
 """
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -145,7 +146,14 @@ def restore_here(
     manifest = find_manifest(vault, request.source, request.run_id)
     target = _target(config, request)
     engine = engines.find(manifest.engine)
-    with _job(vault, manifest, target, request.options, progress=progress) as job:
+    stopped = threading.Event()
+
+    def watched(name: str, done: int) -> None:
+        if stopped.is_set():  # Ctrl-C: what is under way does not go on to its end first
+            raise OutOfTime("The restore was called off")
+        progress(name, done)
+
+    with _job(vault, manifest, target, request.options, progress=watched) as job:
         tasks = engine.plan_restore(job)
         with ThreadPoolExecutor(job.connections, thread_name_prefix="restore") as pool:
             for stage in STAGES:
@@ -155,6 +163,7 @@ def restore_here(
                     for future in futures:
                         future.result()
                 except BaseException:
+                    stopped.set()
                     pool.shutdown(cancel_futures=True)
                     raise
     return manifest

@@ -1,5 +1,6 @@
 """Proves a backup: every object is read in full and compared with its manifest."""
 
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -25,13 +26,22 @@ def verify(
         One line per object that is missing or not what was stored; empty for a whole backup.
     """
 
+    stopped = threading.Event()
+
     def check(stored: StoredObject) -> str | None:
         try:
             for chunk in vault.read(manifest.source, manifest.run_id, stored):
+                if stopped.is_set():
+                    return None
                 progress(stored.name, len(chunk))
         except BackupTampered as error:
             return error.message
         return None
 
     with ThreadPoolExecutor(AT_A_TIME, thread_name_prefix="verify") as pool:
-        return [wrong for wrong in pool.map(check, manifest.objects) if wrong is not None]
+        try:
+            return [wrong for wrong in pool.map(check, manifest.objects) if wrong is not None]
+        except BaseException:  # Ctrl-C: an object of 100 GB is not read to its end first
+            stopped.set()
+            pool.shutdown(cancel_futures=True)
+            raise
