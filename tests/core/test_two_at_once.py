@@ -1,6 +1,7 @@
 """Two invocations of one unit, as a stopped run's function and its successor: what comes of it."""
 
 import os
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from stepvault import backup, keys, multipart, plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
+from stepvault.errors import SourceMissing
 from stepvault.models import Execution, Unit
 from stepvault.plan import RunInput, RunRequest
 from stepvault.seal import SealRequest, seal
@@ -126,3 +128,92 @@ def test_a_sealed_backup_whose_object_was_made_anew_is_not_called_sealed(vault, 
     status, why = sealed(vault, unit)
     assert status == "failed"
     assert "app.db was written over after it was stored" in why
+
+
+def overtaken(
+    unit: Unit,
+    vault: Vault,
+    engine: ScriptedEngine,
+    name: str,
+    late: Iterable[bytes],
+    *theirs: Scripted,
+) -> Scripted:
+    """A stream during whose reading another invocation stores the unit."""
+
+    def script() -> Iterator[bytes]:
+        engine.scripts = theirs
+        back_up(unit, vault)
+        yield from late
+
+    return Scripted(name, script, encoding="none")
+
+
+@pytest.mark.parametrize("size", [7, 11 * MIB], ids=["one put", "several parts"])
+def test_the_slower_of_two_leaves_the_sealed_backup_of_the_faster_alone(
+    vault, engine, unit, size, monkeypatch
+):
+    monkeypatch.setattr(multipart, "FIRST_PART", 5 * MIB)
+    first = packed("app.db", os.urandom(size))
+
+    def late() -> Iterator[bytes]:
+        assert sealed(vault, unit) == ("sealed", "")
+        yield os.urandom(size)
+
+    engine.scripts = [overtaken(unit, vault, engine, "app.db", late(), first)]
+    slower = back_up(unit, vault)
+    assert slower == vault.receipt("app", unit.run_id, unit.id)
+    assert slower == back_up(unit, vault)
+    assert engine.opened == 2
+    assert vault.open_uploads("") == []
+    assert vault.failures(unit.run_id) == []
+    assert sealed(vault, unit) == ("sealed", "")
+    assert damage(vault, unit) == []
+
+
+def test_the_slower_of_two_goes_on_if_it_had_written_over_an_object_of_the_faster(
+    vault, engine, unit
+):
+    def faster() -> Iterator[bytes]:
+        write_over(vault, unit, "a.db", b"a, slower")  # what the slower one had stored comes last
+        yield b"b, faster"
+
+    theirs = packed("a.db", b"a, faster"), Scripted("b.db", faster, encoding="none")
+    engine.scripts = [
+        packed("a.db", b"a, slower"),
+        overtaken(unit, vault, engine, "b.db", [b"b, slower"], *theirs),
+    ]
+    receipt = back_up(unit, vault)
+    assert vault.receipt("app", unit.run_id, unit.id) == receipt
+    assert sealed(vault, unit) == ("sealed", "")
+    assert damage(vault, unit) == []
+    assert vault.get(keys.data("app", unit.run_id, "b.db")) == b"b, slower"
+
+
+def test_a_source_that_is_gone_for_the_slower_of_two_is_not_skipped(vault, engine, unit):
+    optional = unit.model_copy(update={"source": unit.source.model_copy(update={"optional": True})})
+
+    def gone() -> Iterator[bytes]:
+        raise SourceMissing("/data/app.db does not exist")
+        yield b""
+
+    pages = packed("app.db", b"pages")
+    engine.scripts = [overtaken(optional, vault, engine, "app.db", gone(), pages)]
+    receipt = back_up(optional, vault)
+    assert receipt.skipped is None
+    assert vault.receipt("app", unit.run_id, unit.id) == receipt
+    assert sealed(vault, unit) == ("sealed", "")
+
+
+def test_siblings_of_a_stream_that_is_overtaken_stop_too(vault, engine, unit):
+    engine.parallel = 2
+    pages = packed("a.db", b"pages"), packed("b.db", b"more")
+    engine.scripts = [
+        overtaken(unit, vault, engine, "a.db", [b"late"], *pages),
+        Scripted("b.db", engine.until_cancelled, encoding="none"),
+    ]
+    receipt = back_up(unit, vault)
+    assert vault.receipt("app", unit.run_id, unit.id) == receipt
+    assert engine.cancelled.is_set()
+    assert vault.open_uploads("") == []
+    assert sealed(vault, unit) == ("sealed", "")
+    assert damage(vault, unit) == []

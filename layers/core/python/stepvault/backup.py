@@ -24,7 +24,7 @@ from typing import Any
 
 from stepvault import __version__, engines, keys, secrets
 from stepvault.buckets import Buckets
-from stepvault.catalog import Vault
+from stepvault.catalog import Listed, Vault
 from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
@@ -57,16 +57,22 @@ def back_up(
 ) -> Receipt:
     """Store one unit whole and return its receipt; a unit that is stored already is left alone.
 
+    Of two invocations at work on one unit (a stopped run's function goes on beside its
+    successor's) the first to be done wins: the other writes no more and returns that receipt.
+
     Raises:
         StepvaultError: nothing of the unit counts as backed up; no upload is left open.
     """
     deadline, governor, limits = deadline or Deadline(), governor or Governor(), limits or Limits()
+    rivals = _Rivals(unit, vault)
     if done := _stored_already(unit, vault):
         return done
     settle_memory()
     started = datetime.now(UTC)
     try:
-        receipt = _store_unit(unit, vault, started, deadline, governor, limits)
+        receipt = _store_unit(unit, vault, started, deadline, governor, limits, rivals)
+    except _Overtaken as overtaken:
+        return overtaken.receipt
     except SourceMissing as error:
         if not unit.source.optional:
             _record_failure(unit, vault, error)
@@ -75,8 +81,50 @@ def back_up(
     except BaseException as error:
         _record_failure(unit, vault, error)
         raise
+    if done := rivals.receipt():
+        return done
     vault.put_receipt(receipt)
     return receipt
+
+
+class _Overtaken(Exception):  # no error: the unit is stored
+    """Another invocation has stored the unit meanwhile."""
+
+    def __init__(self, receipt: Receipt) -> None:
+        super().__init__(receipt.unit)
+        self.receipt = receipt
+
+
+class _Rivals:
+    """Other invocations of the same unit; made before anything else is looked at."""
+
+    def __init__(self, unit: Unit, vault: Vault) -> None:
+        self._unit = unit
+        self._vault = vault
+        self._known = self._look()
+
+    def _look(self) -> Listed | None:
+        unit = self._unit
+        return self._vault.look(keys.receipt(unit.source.name, unit.run_id, unit.id))
+
+    def receipt(self) -> Receipt | None:
+        """The receipt of one that is done by now.
+
+        One that does not hold does not count: we had written over an object of theirs before
+        they were done, so the rest must be ours too.
+        """
+        found = self._look()
+        if found is None or found == self._known:
+            return None
+        if done := _stored_already(self._unit, self._vault):
+            return done
+        self._known = found
+        return None
+
+    def give_way(self) -> None:
+        """Stop before an object of theirs is written over."""
+        if done := self.receipt():
+            raise _Overtaken(done)
 
 
 def _store_unit(
@@ -86,11 +134,12 @@ def _store_unit(
     deadline: Deadline,
     governor: Governor,
     limits: Limits,
+    rivals: _Rivals,
 ) -> Receipt:
     engine, meter = engines.find(unit.source.engine), Meter()
     with tempfile.TemporaryDirectory(prefix="stepvault-") as scratch:
         job = _job(unit, vault, deadline, limits, Path(scratch))
-        path = _Path(unit, vault, deadline, governor, meter, limits.inflight)
+        path = _Path(unit, vault, deadline, governor, meter, limits.inflight, rivals)
         try:
             with engine.open(job) as snapshot:
                 stored = path.store_all(snapshot)
@@ -137,9 +186,11 @@ class _Path:
         governor: Governor,
         meter: Meter,
         inflight: int,
+        rivals: _Rivals,
     ) -> None:
         self._unit = unit
         self._vault = vault
+        self._rivals = rivals
         self._deadline = deadline
         self._governor = governor
         self._meter = meter
@@ -230,7 +281,7 @@ class _Path:
             for piece in ready:
                 upload.write(piece)
             counts = stream.result()
-            done = upload.complete()
+            done = upload.complete(self._rivals.give_way)
         return Stored(
             StoredObject(
                 name=stream.name,

@@ -324,9 +324,15 @@ class Vault:
 
     def size(self, key: str) -> int | None:
         """Bytes of the object under that key, or None if there is none."""
+        found = self.look(key)
+        return found.size if found else None
+
+    def look(self, key: str) -> Listed | None:
+        """What a listing would show of the object under that key, or None if there is none."""
         with storage.vault_errors(self.bucket):
             try:
-                return self._s3.head_object(Bucket=self.bucket, Key=key)["ContentLength"]
+                head = self._s3.head_object(Bucket=self.bucket, Key=key)
+                return Listed(key, head["ContentLength"], storage.etag(head.get("ETag")))
             except self._s3.exceptions.ClientError as error:
                 if storage.error_code(error) in storage.MISSING_KEY:
                     return None

@@ -120,14 +120,20 @@ class Upload:
                 if end == part_size(self._next):
                     self._send_part()
 
-    def complete(self) -> Uploaded:
-        """Make the object exist. Everything written is in it once this returns."""
+    def complete(self, last_look: Callable[[], None] = lambda: None) -> Uploaded:
+        """Make the object exist. Everything written is in it once this returns.
+
+        Args:
+            last_look: called when all else is done; what it raises leaves no object.
+        """
         if self._upload_id is None:
+            last_look()
             etag = self._put_whole()
         else:
             if self._filled:
                 self._send_part()
             self._wait_until(lambda: self._flying == 0)
+            last_look()
             etag = self._finish()
         self._completed = True
         return Uploaded(
