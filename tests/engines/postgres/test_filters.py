@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from examples.demo.postgres_server import PostgresServer
+from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
 from stepvault.models import RestoreOptions
@@ -51,6 +52,21 @@ def stored_tables(result: Result) -> set[str]:
     return {o.facts["table"] for o in result.objects if "table" in o.facts}
 
 
+def restored(
+    server: PostgresServer, database: str, result: Result, vault: Path, **options: Any
+) -> RestoreJob:
+    """Our restore into a new database."""
+    job = restore_job(
+        result,
+        vault,
+        source(database),
+        connection=address(server, new_database(server)),
+        options=RestoreOptions(**options),
+    )
+    run_restore(engine, job)
+    return job
+
+
 def stock_restore(server: PostgresServer, vault: Path) -> str:
     copy = new_database(server)
     server.run("pg_restore", "--exit-on-error", "-d", copy, vault)
@@ -74,13 +90,20 @@ def test_a_table_left_out_takes_what_rests_on_it(
 
 
 def test_only_the_tables_named_are_stored(pg18: PostgresServer, shop: str, tmp_path: Path) -> None:
-    result = run(
-        pg18, shop, tmp_path / "vault", tables=["app.*"], exclude_tables=["app.s*", "app.part??"]
-    )
+    result = run(pg18, shop, tmp_path / "vault", tables=["app.*"], exclude_tables=["app.s*"])
     assert stored_tables(result) == {"app.customers", "app.orders", "app.parted_1"}
     copy = stock_restore(pg18, tmp_path / "vault")
     assert pg18.psql("SELECT count(*) FROM app.parted_1", database=copy) == "10"
     assert pg18.psql("SELECT count(*) FROM app.lengths", database=copy) == "100"
+
+
+def test_a_partition_can_be_stored_without_what_it_is_a_part_of(
+    pg18: PostgresServer, shop: str, tmp_path: Path
+) -> None:
+    result = run(pg18, shop, tmp_path / "vault", tables=["app.parted_?"])
+    assert stored_tables(result) == {"app.parted_1"}
+    copy = stock_restore(pg18, tmp_path / "vault")
+    assert pg18.psql("SELECT count(*) FROM app.parted_1", database=copy) == "10"
 
 
 def test_a_star_in_a_name_is_reached_by_a_pattern(
@@ -256,3 +279,167 @@ def test_a_damaged_table_is_replaced_when_told(
     )
     run_restore(engine, job, times=2)
     assert holds(pg18, shop)["app.secrets"] == before
+
+
+@pytest.fixture
+def events(pg18: PostgresServer) -> str:
+    """A partitioned table with a partition that is partitioned itself, in another schema."""
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE SCHEMA old; CREATE TABLE events (a int PRIMARY KEY) PARTITION BY RANGE (a);"
+        "CREATE TABLE e1 PARTITION OF events FOR VALUES FROM (0) TO (50);"
+        "CREATE TABLE old.events PARTITION OF events FOR VALUES FROM (50) TO (100)"
+        "  PARTITION BY RANGE (a);"
+        "CREATE TABLE old.e2 PARTITION OF old.events FOR VALUES FROM (50) TO (100);"
+        "INSERT INTO events SELECT generate_series(0, 99);"
+        "CREATE TABLE plain (a int PRIMARY KEY); INSERT INTO plain VALUES (1);"
+        "CREATE TABLE notes (a int REFERENCES events, b int REFERENCES plain);"
+        "INSERT INTO notes VALUES (1, 1), (60, 1)",
+        database=name,
+    )
+    return name
+
+
+def test_a_partitioned_table_is_stored_with_its_partitions(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    result = run(pg18, events, tmp_path / "vault", tables=["events"])
+    assert stored_tables(result) == {"public.e1", "old.e2"}
+    copy = stock_restore(pg18, tmp_path / "vault")
+    assert pg18.psql("SELECT count(*) FROM events", database=copy) == "100"
+    without = run(pg18, events, tmp_path / "other", tables=["events"], exclude_tables=["old.e?"])
+    assert stored_tables(without) == {"public.e1"}
+
+
+def test_a_partitioned_table_left_out_takes_its_partitions(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    result = run(pg18, events, tmp_path / "vault", exclude_tables=["old.events"])
+    assert stored_tables(result) == {"public.e1", "public.plain", "public.notes"}
+    nothing = run(pg18, events, tmp_path / "other", exclude_tables=["events"])
+    assert stored_tables(nothing) == {"public.plain", "public.notes"}
+
+
+def test_a_partitioned_table_comes_back_with_its_partitions(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    result = run(pg18, events, tmp_path / "vault")
+    job = restored(pg18, events, result, tmp_path / "vault", only=["events"])
+    rows = "SELECT count(*) FROM events"
+    assert pg18.psql(rows, database=str(job.connection.database)) == "100"
+    assert engine.differences(job) == []
+    pg18.psql("DELETE FROM old.e2 WHERE a = 70", database=str(job.connection.database))
+    assert engine.differences(job) == ["table old.e2 holds 49 rows instead of 50"]
+
+
+def test_a_foreign_key_to_a_table_goes_with_one_of_its_partitions(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    result = run(pg18, events, tmp_path / "vault", exclude_tables=["e1"])
+    assert "notes_a_fkey on table public.notes" in "\n".join(result.warnings)
+    assert "notes_b_fkey" not in "\n".join(result.warnings)
+    keys = "SELECT conname FROM pg_constraint WHERE contype = 'f' AND conparentid = 0"
+    copy = stock_restore(pg18, tmp_path / "vault")
+    assert pg18.psql(keys, database=copy) == "notes_b_fkey"
+    job = restored(pg18, events, result, tmp_path / "vault")
+    assert pg18.psql(keys, database=str(job.connection.database)) == "notes_b_fkey"
+    assert engine.differences(job) == []
+
+
+def test_a_foreign_key_of_a_partitioned_table_stays_without_one_of_its_partitions(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    pg18.psql("ALTER TABLE events ADD FOREIGN KEY (a) REFERENCES plain NOT VALID", database=events)
+    result = run(
+        pg18, events, tmp_path / "vault", exclude_tables=["e1"], tables=["events", "plain"]
+    )
+    assert "events_a_fkey" not in "\n".join(result.warnings)
+
+
+def test_a_sequence_that_another_table_uses_stays(pg18: PostgresServer, tmp_path: Path) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE orders (id serial PRIMARY KEY, no serial);"
+        "CREATE TABLE archive (LIKE orders INCLUDING ALL); ALTER TABLE archive ALTER no DROP DEFAULT;"
+        "INSERT INTO orders VALUES (DEFAULT), (DEFAULT); INSERT INTO archive VALUES (DEFAULT, 1)",
+        database=name,
+    )
+    result = run(pg18, name, tmp_path / "vault", exclude_tables=["orders"])
+    copy = stock_restore(pg18, tmp_path / "vault")
+    job = restored(pg18, name, result, tmp_path / "vault")
+    assert engine.differences(job) == []
+    for database in (copy, str(job.connection.database)):
+        added = "INSERT INTO archive VALUES (DEFAULT, 1) RETURNING id"
+        assert pg18.psql(added, database=database) == "4"
+        sequences = "SELECT relname FROM pg_class WHERE relkind = 'S'"
+        assert pg18.psql(sequences, database=database) == "orders_id_seq"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        "i int DEFAULT nextval('orders_id_seq')",
+        "i int DEFAULT how_many()",
+        "i int CHECK (i > how_many())",
+    ],
+)
+def test_a_table_that_cannot_be_made_without_one_left_out_is_an_error(
+    column: str, pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE orders (id int GENERATED ALWAYS AS IDENTITY);"
+        "CREATE FUNCTION how_many() RETURNS bigint LANGUAGE sql BEGIN ATOMIC"
+        f"  SELECT count(*) FROM orders; END; CREATE TABLE kept ({column})",
+        database=name,
+    )
+    with pytest.raises(
+        ConfigInvalid, match=r"of table public\.kept|on table public\.kept"
+    ) as caught:
+        run(pg18, name, tmp_path / "vault", exclude_tables=["orders"])
+    assert "exclude_tables = ['orders']" in caught.value.message
+    assert caught.value.fix
+    run(pg18, name, tmp_path / "rows", exclude_tables=["orders"], schema=False)
+
+
+def test_what_a_kept_table_loses_is_named(pg18: PostgresServer, tmp_path: Path) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE blocked (u name); CREATE TABLE docs (i int, owner name);"
+        "CREATE POLICY seen ON docs USING (owner NOT IN (SELECT u FROM blocked));"
+        "CREATE RULE audit AS ON INSERT TO docs DO ALSO INSERT INTO blocked VALUES (NEW.owner);"
+        "CREATE FUNCTION known(n name, b blocked DEFAULT NULL) RETURNS bool IMMUTABLE LANGUAGE sql"
+        "  AS 'SELECT true'; CREATE INDEX by_known ON docs (known(owner));"
+        "CREATE STATISTICS of_known ON known(owner) FROM docs;"
+        "CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER look BEFORE INSERT ON docs FOR EACH ROW WHEN (known(NEW.owner))"
+        "  EXECUTE FUNCTION nothing()",
+        database=name,
+    )
+    result = run(pg18, name, tmp_path / "vault", exclude_tables=["blocked"])
+    said = "\n".join(result.warnings)
+    for what in (
+        "policy seen on table public.docs",
+        "rule audit on table public.docs",
+        "index public.by_known",
+        "statistics object public.of_known",
+        "trigger look on table public.docs",
+        "function public.known",
+    ):
+        assert what in said
+    stock_restore(pg18, tmp_path / "vault")
+
+
+def test_a_restrictive_policy_is_not_lost(pg18: PostgresServer, tmp_path: Path) -> None:
+    """Without it a restored table shows rows that nobody was to see."""
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE blocked (u name); CREATE TABLE docs (i int);"
+        "CREATE POLICY hide ON docs AS RESTRICTIVE"
+        "  USING (NOT EXISTS (SELECT FROM blocked WHERE u = current_user))",
+        database=name,
+    )
+    with pytest.raises(ConfigInvalid, match=r"policy hide on table public\.docs") as caught:
+        run(pg18, name, tmp_path / "vault", exclude_tables=["blocked"])
+    assert "exclude_tables = ['blocked']" in caught.value.message
+    assert "Take" in caught.value.fix

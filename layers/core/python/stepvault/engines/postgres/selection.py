@@ -100,7 +100,26 @@ def _tables(entries: Sequence[Entry], only: Sequence[str]) -> set[int]:
                 "Write schema.table, with * and ? as wildcards",
             )
         chosen |= fitting
-    return chosen
+    return chosen | _partitions(entries, chosen)
+
+
+def _partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
+    """The partitions of these tables, and theirs: their rows are the tables' rows."""
+    names = {e.dump_id: (e.namespace, e.tag) for e in entries if e.kind == b"TABLE"}
+    under: dict[int, set[int]] = {}
+    for entry in entries:
+        if entry.kind == b"TABLE ATTACH":  # named after the partition
+            involved = set(entry.dependencies) & names.keys()
+            own = {d for d in involved if names[d] == (entry.namespace, entry.tag)}
+            for parent in involved - own:
+                under.setdefault(parent, set()).update(own)
+    found: set[int] = set()
+    pending = list(chosen)
+    while pending:
+        more = under.get(pending.pop(), set()) - found
+        found |= more
+        pending += more
+    return found
 
 
 def _label(entry: Entry) -> str:

@@ -261,7 +261,7 @@ class PostgresSnapshot:
                 raise _Moved("tables were made, renamed or dropped")
             self.facts = self._describe(holder, snapshot, len(seen.tables))
             self._check_scratch(holder)
-            lost = filters.losses(holder, seen.tables, seen.left_out)
+            lost = filters.losses(holder, seen.tables, seen.left_out, source)
             archive, folder = self._run_pg_dump(connection, snapshot, seen, lost)
             # pg_dump locks these late. A lock of ours before the snapshot would not do: pg_dump
             # would wait without end behind a TRUNCATE that waits for us.

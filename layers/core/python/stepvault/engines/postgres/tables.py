@@ -1,7 +1,7 @@
 """Which tables there are, which of them are wanted, and locks on them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import psycopg
@@ -19,7 +19,9 @@ SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.convert_to(c.relname, pg_catalog.getdatabaseencoding()),
        pg_catalog.convert_to(pg_catalog.quote_ident(n.nspname) || '.'
          || pg_catalog.quote_ident(c.relname), pg_catalog.getdatabaseencoding()),
-       coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true), c.relpersistence = 'u'
+       coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true), c.relpersistence = 'u',
+       (SELECT i.inhparent::pg_catalog.int8 FROM pg_catalog.pg_inherits i
+        WHERE i.inhrelid = c.oid AND c.relispartition)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = ANY (%s) AND c.relpersistence <> 't'
 """
@@ -80,6 +82,8 @@ class Table:
     """Schema and name, ready for SQL."""
     readable: bool
     unlogged: bool
+    parent: int | None
+    """The partitioned table that this is a partition of."""
     label: str
     """Schema and name for people and patterns."""
 
@@ -123,18 +127,32 @@ def _tables(opened: Session, query: str, kinds: Sequence[str]) -> list[Table]:
     tables = []
     for oid, kind, schema, name, *rest in opened.execute(query, [list(kinds)]):
         label = (schema + b"." + name).decode(codec, "replace")
-        quoted, readable, unlogged = rest
-        tables.append(Table(oid, text(kind), schema, name, quoted, readable, unlogged, label))
+        quoted, readable, unlogged, parent = rest
+        tables.append(
+            Table(oid, text(kind), schema, name, quoted, readable, unlogged, parent, label)
+        )
     return tables
 
 
 def choose(tables: Sequence[Table], only: Sequence[str], but: Sequence[str]) -> Wanted:
-    """Sort tables by the source's patterns."""
+    """Sort tables by the source's patterns; what is said of a partitioned table is said of its
+    partitions."""
     wanted = Wanted()
+    by_oid = {t.oid: t for t in tables}
     for table in tables:
-        taken = (not only or matches(table.label, only)) and not matches(table.label, but)
+        labels = [t.label for t in lineage(table, by_oid)]
+        taken = not only or any(matches(label, only) for label in labels)
+        taken = taken and not any(matches(label, but) for label in labels)
         (wanted.tables if taken else wanted.left_out).append(table)
     return wanted
+
+
+def lineage(table: Table, by_oid: Mapping[int, Table]) -> list[Table]:
+    """The table and the partitioned tables above it, its own first, as far as they are known."""
+    line = [table]
+    while (parent := by_oid.get(line[-1].parent or 0)) is not None:
+        line.append(parent)
+    return line
 
 
 def matches(label: str, patterns: Sequence[str]) -> bool:

@@ -57,7 +57,7 @@ def _differences(job: RestoreJob) -> list[str]:
     chosen = selection.choose(archive, job.options.only)
     with target.connect(job) as opened:
         try:
-            found = _rows(job, opened)
+            found = _rows(job, opened, chosen)
             found += _sequences(opened, chosen)
             if not job.options.only:
                 # Rows alone went into tables that were there.
@@ -69,7 +69,7 @@ def _differences(job: RestoreJob) -> list[str]:
     return found
 
 
-def _rows(job: RestoreJob, opened: Session) -> list[str]:
+def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
     """Counts and fingerprints of every table."""
     expected: dict[str, list[StoredObject]] = {}
     for stored in job.objects:
@@ -77,7 +77,8 @@ def _rows(job: RestoreJob, opened: Session) -> list[str]:
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
     there = {t.label: t for t in tables.listed(opened) if t.schema != target.NOTES.encode()}
     if job.options.only:
-        expected = {k: v for k, v in expected.items() if tables.matches(k, job.options.only)}
+        made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
+        expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
         there = {k: v for k, v in there.items() if k in expected}
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
     seen = _contents(job, opened, [there[name] for name in sorted(expected.keys() & there.keys())])
