@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import IO
 
 from stepvault.engines.base import Connection
 from stepvault.engines.postgres.failures import from_program
@@ -96,16 +98,22 @@ class Children:
         self.cancelled = False
 
     def start(
-        self, arguments: Sequence[str], feed: bool = False, read: bool = False, buffer: int = 0
+        self,
+        arguments: Sequence[str],
+        feed: bool = False,
+        read: bool = False,
+        buffer: int = 0,
+        errors: IO[bytes] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a child whose stderr is kept for its error message."""
+        """Start a child whose stderr is kept for its error message: in the file ``errors``, or in
+        a pipe, which blocks the child once it is full."""
         with self._lock:
             self.check()
             child = subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read else subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                stderr=subprocess.PIPE if errors is None else errors,
                 bufsize=buffer,
             )
             self._running.add(child)
@@ -128,6 +136,17 @@ class Children:
             self.cancelled = True
             for child in self._running:
                 child.kill()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Cancel should the block take longer than that."""
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self.cancel)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def check(self) -> None:
         """Raise if the job was cancelled."""

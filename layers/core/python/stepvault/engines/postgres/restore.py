@@ -5,7 +5,6 @@ go through COPY, one transaction per object, committed only after the object's h
 verified. The tasks are those of ``plan``; see ``target`` for how they stay idempotent.
 """
 
-import contextlib
 import secrets
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -26,7 +25,7 @@ from stepvault.engines.postgres import (
     toc,
 )
 from stepvault.engines.postgres.snapshot import TRAILER
-from stepvault.errors import BackupTampered, RunNotFound, TargetMissing
+from stepvault.errors import BackupTampered, OutOfTime, RunNotFound, TargetMissing
 from stepvault.models import RestoreTask, StoredObject
 
 #: A task loads small tables until it has this many raw bytes or objects.
@@ -166,7 +165,8 @@ class _Work:
         archive = toc.read((folder / "toc.dat").read_bytes())
         whole = not (self.job.options.only or rows_alone(archive))
         first = target.begin_notes(self.restore)
-        if target.exists(self.job):
+        there = target.exists(self.job)
+        if there:
             with target.connect(self.job) as opened:
                 if target.is_done(opened, self.restore, "schema"):
                     return Counts()
@@ -174,10 +174,12 @@ class _Work:
                     target.require_empty(opened)
             if whole and self.job.options.overwrite:
                 target.drop(self.job)
+                there = False
             elif self.job.options.overwrite:
                 ids = set(self.task.arguments["ids"])
                 first = target.drop_tables([e for e in archive.entries if e.dump_id in ids]) + first
-        target.create(self.job)
+        if not there:  # to ask for it takes a right that restoring does not
+            target.create(self.job)
         with target.connect(self.job) as opened:
             self._apply(opened, first, self.task.arguments["ids"], folder)
         return Counts()
@@ -280,27 +282,47 @@ class _Work:
         """
         chosen = folder / "ids"
         chosen.write_text("".join(f"{i};\n" for i in ids))
-        dsn = programs.dsn(target.address(self.job), self.job.scratch, target.name_of(self.job))
-        connection = target.address(self.job)
+        connection, scratch = target.address(self.job), self.job.scratch
+        dsn = programs.dsn(connection, scratch, target.name_of(self.job))
         options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
-        psql = programs.find("psql")
-        reader = self.children.start(self._pg_restore(folder, chosen), read=True, buffer=1 << 20)
-        writer = self.children.start([psql, *options, "--no-password", "-d", dsn], feed=True)
+        psql = [programs.find("psql"), *options, "--no-password", "-d", dsn]
+        pg_restore = self._pg_restore(folder, chosen)
+        with (
+            tempfile.TemporaryFile(dir=scratch) as of_reader,
+            tempfile.TemporaryFile(dir=scratch) as of_writer,
+            self.children.within(self.job.remaining()),
+        ):
+            reader = self.children.start(pg_restore, read=True, buffer=1 << 20, errors=of_reader)
+            writer = self.children.start(psql, feed=True, errors=of_writer)
+            try:
+                self._pipe(reader, writer, first, opened.info.server_version)
+                if self.children.cancelled:
+                    raise OutOfTime(
+                        f"the script of {self.task.id} was still running when the time ran out",
+                        "Run the same restore again",
+                    )
+                for child, errors in ((writer, of_writer), (reader, of_reader)):
+                    if child.returncode:
+                        errors.seek(0)
+                        said = errors.read().decode(errors="replace")
+                        raise failures.from_program("pg_restore", said, connection)
+            finally:
+                self.children.forget(reader)
+                self.children.forget(writer)
+
+    def _pipe(self, reader: Any, writer: Any, first: str, server_version: int) -> None:
+        """Feed psql with the script until both have ended, psql without an end if need be."""
         try:
-            with contextlib.suppress(BrokenPipeError):  # psql says why it left
-                _feed(writer, f"BEGIN;\n{first}".encode())
-                for line in _known_to(opened.info.server_version, reader.stdout):
-                    _feed(writer, line)
-            said = reader.stderr.read() if reader.stderr else b""
-            if reader.wait() and writer.poll() is None:
-                raise failures.from_program("pg_restore", said.decode(errors="replace"), connection)
-            _, said = writer.communicate()
-            if writer.returncode:
-                text = said.decode(errors="replace")
-                raise failures.from_program("pg_restore", text, connection)
-        finally:
-            self.children.forget(reader)
-            self.children.forget(writer)
+            # IF EXISTS tells of each thing that does not.
+            _feed(writer, f"SET client_min_messages = warning;\nBEGIN;\n{first}".encode())
+            for block in _known_to(server_version, reader.stdout):
+                _feed(writer, block)
+        except BrokenPipeError:  # psql has left: nobody reads what pg_restore still writes
+            writer.wait()
+            reader.kill()
+        if not reader.wait() or writer.poll() is not None:
+            writer.stdin.close()
+            writer.wait()
 
     def _pg_restore(self, folder: Path, ids: Path) -> list[str]:
         options = [f"--use-list={ids}", "--file=-", "--single-transaction", *self._options()]
