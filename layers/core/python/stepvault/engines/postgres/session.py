@@ -22,6 +22,10 @@ SETTINGS = (
     "SET search_path = ''",
 )
 
+#: What else decides how COPY prints values, so that a row's hash is the same on every server. Only
+#: for those who read: rows are loaded in the zone of their database, which checks and defaults see.
+_PRINTED = ("SET TimeZone = 'UTC'", "SET bytea_output = hex")
+
 
 def connect(connection: Connection, database: str | None = None) -> Session:
     """A session in autocommit, without our settings yet.
@@ -40,6 +44,8 @@ def connect(connection: Connection, database: str | None = None) -> Session:
 def statements(server_version: int) -> list[str]:
     """The SQL that sets up a session."""
     more = [f"SET lock_timeout = {round(LOCK_TIMEOUT * 1000)}"]
+    if server_version >= 140000:
+        more.append("SET idle_session_timeout = 0")
     if server_version >= 170000:
         more.append("SET transaction_timeout = 0")
     return [*SETTINGS, *more]
@@ -89,9 +95,10 @@ def refuse_transaction_pooler(connection: Connection, first: Session) -> None:
 
 
 def script(server_version: int, encoding: str) -> bytes:
-    """The same for psql."""
+    """The same for the psql that reads rows."""
     lines = [
         *statements(server_version),
+        *_PRINTED,
         f"SET client_encoding = '{encoding}'",
         "SET client_min_messages = error",
     ]

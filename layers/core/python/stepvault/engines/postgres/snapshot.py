@@ -201,9 +201,10 @@ class PostgresSnapshot:
 
     def freeze(self, connection: Connection, stack: ExitStack) -> None:
         """Take locks and snapshot, start the readers, run pg_dump."""
+        ours = programs.client_version()  # asked first: a new session may not idle for long
         watcher = session.connect(connection)
         stack.callback(watcher.close)
-        self._check_server(connection, watcher)
+        self._check_server(connection, watcher, ours)
         session.set_up(watcher)
         for attempt in range(1, ATTEMPTS + 1):
             with ExitStack() as attempted:
@@ -219,9 +220,8 @@ class PostgresSnapshot:
                 stack.push(attempted.pop_all())
                 return
 
-    def _check_server(self, connection: Connection, watcher: Session) -> None:
+    def _check_server(self, connection: Connection, watcher: Session, ours: int) -> None:
         server = watcher.info.server_version
-        ours = programs.client_version()
         if server // 10000 > ours:
             raise SourceUnsupported(
                 f"the server is PostgreSQL {server // 10000}, pg_dump is {ours}",
