@@ -3,7 +3,7 @@
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from examples.demo.postgres_server import PostgresServer
 from stepvault.engines.base import Job
 from stepvault.engines.postgres import engine, session, tables
-from stepvault.errors import SourceBusy, SourceUnreachable, StepvaultError
+from stepvault.errors import SourceBusy, SourceChanged, SourceUnreachable, StepvaultError
 from tests.engines.driver import Result, back_up
 from tests.engines.postgres.rig import address, new_database, source
 
@@ -36,12 +36,17 @@ def bank(pg18: PostgresServer) -> str:
 
 
 def run(
-    server: PostgresServer, database: str, vault: Path, split_above_mb: int = 1, **more: Any
+    server: PostgresServer,
+    database: str,
+    vault: Path,
+    split_above_mb: int = 1,
+    exclude_tables: Sequence[str] = (),
+    **more: Any,
 ) -> Result:
     vault.mkdir(exist_ok=True)
     [result] = back_up(
         engine,
-        source(database, split_above_mb=split_above_mb),
+        source(database, split_above_mb=split_above_mb, exclude_tables=list(exclude_tables)),
         vault,
         connection=address(server, database),
         connections=3,
@@ -242,6 +247,54 @@ def test_a_session_killed_on_the_server_fails_the_backup(
     assert killed
     assert isinstance(caught.value, SourceUnreachable)
     assert not [p for p in (tmp_path / "vault").rglob("*") if p.is_file()]
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "ALTER SCHEMA app RENAME TO app_old; ALTER SCHEMA app_next RENAME TO app",
+        "ALTER TYPE mood RENAME VALUE 'sad' TO 'unhappy'",
+    ],
+)
+def test_names_that_change_while_rows_are_read_fail_the_backup(
+    statements: str, pg18: PostgresServer, bank: str, tmp_path: Path
+) -> None:
+    """No lock on a table holds off these; the rows would be another table's, or of no value."""
+    pg18.psql(
+        "CREATE SCHEMA app; CREATE SCHEMA app_next; CREATE TYPE mood AS ENUM ('sad', 'ok');"
+        "CREATE TABLE app.t AS SELECT 'live' AS w, 'sad'::mood AS m;"
+        "CREATE TABLE app_next.t AS SELECT 'staging' AS w, 'ok'::mood AS m",
+        database=bank,
+    )
+    once = threading.Lock()
+
+    def watch(name: str, raw_bytes: int) -> None:
+        if once.acquire(blocking=False):
+            pg18.psql(f"BEGIN; {statements}; COMMIT", database=bank)
+
+    with pytest.raises(SourceChanged, match=r"app\.t was renamed|enum value sad was") as caught:
+        run(pg18, bank, tmp_path / "vault", watch=watch, exclude_tables=["app_next.*"])
+    assert once.locked()
+    assert caught.value.fix == "Try again"
+    assert not (tmp_path / "vault" / "toc.dat").exists()
+
+
+def test_names_that_come_while_rows_are_read_do_no_harm(
+    pg18: PostgresServer, bank: str, tmp_path: Path
+) -> None:
+    pg18.psql("CREATE TYPE mood AS ENUM ('sad', 'ok')", database=bank)
+    once = threading.Lock()
+
+    def watch(name: str, raw_bytes: int) -> None:
+        if once.acquire(blocking=False):
+            pg18.psql(
+                "ALTER TYPE mood ADD VALUE 'glad' BEFORE 'ok'; CREATE TABLE more (); CREATE SCHEMA s",
+                database=bank,
+            )
+
+    result = run(pg18, bank, tmp_path / "vault", watch=watch)
+    assert once.locked()
+    assert rows(result, "public.small") == 100
 
 
 def test_nothing_is_left_behind_on_the_server(

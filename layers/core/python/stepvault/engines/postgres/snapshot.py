@@ -26,6 +26,7 @@ from stepvault.errors import (
     ConfigInvalid,
     ShortRead,
     SourceBusy,
+    SourceChanged,
     SourceUnreachable,
     SourceUnsupported,
     StepvaultError,
@@ -159,6 +160,9 @@ class PostgresSnapshot:
         self._toc: toc.Toc | None = None
         self._streams: list[Stream] = []
         self._holder: Session | None = None
+        self._watcher: Session | None = None
+        self._frozen: set[tuple[int, bytes]] = set()
+        self._labels: dict[int, bytes] = {}
         self.parallel = job.connections
         self.facts: dict[str, Any] = {}
         self.warnings: list[str] = []
@@ -169,6 +173,7 @@ class PostgresSnapshot:
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
         archive = self._archive()
         self._check_holder()
+        self._check_names()
         names = {s.object.name for s in stored}
         missing = [
             e.label
@@ -199,6 +204,30 @@ class PostgresSnapshot:
                 "the session that held the locks ended before all was read", "Try again"
             ) from error
 
+    def _check_names(self) -> None:
+        """What we read by name must have had its name to the end: locks hold tables, but neither
+        schemas nor types, and a snapshot holds rows, but no names."""
+        if self._watcher is None:
+            return
+        try:
+            names = _names(tables.listed(self._watcher))
+            labels = tables.enum_labels(self._watcher)
+        except psycopg.Error as error:
+            raise SourceUnreachable(
+                "the session that watches the tables' names ended before all was read", "Try again"
+            ) from error
+        moved = [quoted for oid, quoted in self._frozen - names]
+        if moved:
+            raise SourceChanged(
+                f"{_text(min(moved))} was renamed, or its schema, while it was read", "Try again"
+            )
+        renamed = [label for oid, label in self._labels.items() if labels.get(oid, label) != label]
+        if renamed:
+            raise SourceChanged(
+                f"the enum value {_text(min(renamed))} was renamed while tables were read",
+                "Try again",
+            )
+
     def freeze(self, connection: Connection, stack: ExitStack) -> None:
         """Take locks and snapshot, start the readers, run pg_dump."""
         ours = programs.client_version()  # asked first: a new session may not idle for long
@@ -206,6 +235,7 @@ class PostgresSnapshot:
         stack.callback(watcher.close)
         self._check_server(connection, watcher, ours)
         session.set_up(watcher)
+        self._watcher = watcher
         for attempt in range(1, ATTEMPTS + 1):
             with ExitStack() as attempted:
                 try:
@@ -259,6 +289,7 @@ class PostgresSnapshot:
             seen = self._choose(holder)
             if _names(seen.tables) != _names(wanted.tables):
                 raise _Moved("tables were made, renamed or dropped")
+            self._frozen, self._labels = _names(seen.tables), tables.enum_labels(holder)
             self.facts = self._describe(holder, snapshot, len(seen.tables))
             self._check_scratch(holder)
             lost = filters.losses(holder, seen.tables, seen.left_out, source)
@@ -499,6 +530,10 @@ def open_snapshot(job: Job) -> Iterator[PostgresSnapshot]:
 def _copy_from(table: Table, storage: Storage) -> bytes:
     columns = b"(" + storage.columns + b")" if storage.columns else b""
     return b"COPY %b %b FROM stdin;\n" % (table.quoted, columns)
+
+
+def _text(name: bytes) -> str:
+    return name.decode(errors="replace")
 
 
 def _names(found: Sequence[Table]) -> set[tuple[int, bytes]]:

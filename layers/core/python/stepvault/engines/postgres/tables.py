@@ -181,6 +181,15 @@ def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:
     return dict(opened.execute(query, [[t.oid for t in tables]]).fetchall())
 
 
+def enum_labels(opened: Session) -> dict[int, bytes]:
+    """The values of all enum types: COPY prints what they are called now, not at the snapshot."""
+    query = (
+        "SELECT oid::pg_catalog.int8, pg_catalog.convert_to(enumlabel,"
+        " pg_catalog.getdatabaseencoding()) FROM pg_catalog.pg_enum"
+    )
+    return dict(opened.execute(query).fetchall())
+
+
 def check_readable(tables: Sequence[Table]) -> None:
     """Raises SourceDenied, naming the tables that the user may not read."""
     denied = [t.label for t in tables if not t.readable]
