@@ -176,14 +176,17 @@ def _why(found: dict[str, Any]) -> str:
     return ": ".join(part for part in (name, cause) if part)
 
 
-def executions(machine: str, limit: int = 200) -> dict[str, Execution]:
+def executions(
+    machine: str, limit: int = 200, *, only: Literal["RUNNING"] | None = None
+) -> dict[str, Execution]:
     """The newest executions by the id of the run each carries out by its own name."""
     found: dict[str, Execution] = {}
+    status: dict[str, Any] = {"statusFilter": only} if only else {}
     with errors("Step Functions"):
         pages = (
             _states()
             .get_paginator("list_executions")
-            .paginate(stateMachineArn=machine, PaginationConfig={"MaxItems": limit})
+            .paginate(stateMachineArn=machine, PaginationConfig={"MaxItems": limit}, **status)
         )
         for page in pages:
             for e in page["executions"]:
@@ -194,11 +197,14 @@ def executions(machine: str, limit: int = 200) -> dict[str, Execution]:
 
 def find(machine: str, run: str) -> Execution | None:
     """The execution at work on that run: one that took it up again, else the one that began it."""
-    known = executions(machine)
-    for candidate in known.values():
-        if candidate.status == "RUNNING" and taken_up(candidate) == run:
-            return candidate
-    return known.get(run)
+    return at_work(machine, run) or executions(machine).get(run)
+
+
+def at_work(machine: str, run: str) -> Execution | None:
+    """The execution that carries out that run at this moment, if one does."""
+    running = executions(machine, only="RUNNING")
+    took_up = (e for e in running.values() if taken_up(e) == run)
+    return next(took_up, None) or running.get(run)
 
 
 def taken_up(execution: Execution) -> str | None:

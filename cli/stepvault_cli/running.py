@@ -40,8 +40,14 @@ def run(place: Where, sources: str | None, run_id: str | None, detach: bool, as_
         raise ConfigInvalid(f"{run_id!r} is not a run id", "Take one from 'stepvault runs'")
     names = [name.strip() for name in (sources or "").split(",") if name.strip()]
     deployed = place.deployment
+    machine = deployed.machine("Backup")
+    if run_id and (busy := aws.at_work(machine, run_id)):
+        raise ConfigInvalid(
+            f"The execution {busy.name} is at work on run {run_id}",
+            f"Follow it with 'stepvault watch {run_id}'; if it fails, give this command again",
+        )
     given = {"sources": names} | ({"run_id": run_id} if run_id else {})
-    execution = aws.start(deployed.machine("Backup"), given)
+    execution = aws.start(machine, given)
     started = run_id or keys.run_id(execution.started, execution.name)
     if detach:
         if as_json:

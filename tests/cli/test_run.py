@@ -140,6 +140,52 @@ def test_ctrl_c_leaves_the_run_going_and_says_how_to_follow_it(
     assert invoke("watch", run, "--stack", stack.name).exit_code == 0
 
 
+def test_a_run_that_an_execution_is_at_work_on_is_not_started_again(
+    stack: Stack, engines: Engines
+) -> None:
+    go = threading.Event()
+
+    def later(message: dict[str, Any]) -> None:
+        assert go.wait(30)
+        whole_run(stack.vault, engines, message)
+
+    stack.work = later
+    began = json.loads(invoke("run", "--stack", stack.name, "--detach", "--json").stdout)
+    run, name = began["run_id"], began["execution_arn"].rsplit(":", 1)[1]
+    refused = invoke("run", "--run-id", run, "--stack", stack.name, "--detach")
+    go.set()
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert f"The execution {name} is at work on run {run}" in refused.stderr
+    assert f"stepvault watch {run}" in refused.stderr
+    assert invoke("watch", run, "--stack", stack.name).exit_code == 0
+    assert len(stack.seen) == 1
+
+
+def test_a_run_that_was_taken_up_again_is_not_taken_up_twice(
+    stack: Stack, engines: Engines
+) -> None:
+    engines["sqlite"].fails_to_open = SourceDenied("app.db cannot be read")
+    stack.work = partial(whole_run, stack.vault, engines)
+    assert invoke("run", "--stack", stack.name).exit_code == 1
+    run, go = stack.vault.runs()[-1], threading.Event()
+    engines["sqlite"].fails_to_open = None
+
+    def later(message: dict[str, Any]) -> None:
+        assert go.wait(30)
+        whole_run(stack.vault, engines, message)
+
+    stack.work = later
+    again = ["run", "--run-id", run, "--stack", stack.name, "--detach", "--json"]
+    second = json.loads(invoke(*again).stdout)["execution_arn"].rsplit(":", 1)[1]
+    refused = invoke(*again)
+    go.set()
+    assert refused.exit_code == 2
+    assert f"The execution {second} is at work on run {run}" in refused.stderr
+    assert invoke("watch", run, "--stack", stack.name).exit_code == 0
+    assert invoke(*again).exit_code == 0, "nobody is at work on it any more"
+    assert invoke("watch", run, "--stack", stack.name).exit_code == 0
+
+
 def start(stack: Stack, **run_input: Any) -> tuple[str, dict[str, Any]]:
     """A planned run: its id and what ``plan`` returned."""
     at = keys.run_started("20261122T030000Z-x")
