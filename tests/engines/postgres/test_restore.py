@@ -11,6 +11,7 @@ from stepvault.engines.postgres import engine
 from stepvault.errors import (
     OutOfTime,
     SourceDenied,
+    SourceUnreachable,
     SourceUnsupported,
     TargetMissing,
     TargetNotEmpty,
@@ -190,3 +191,82 @@ def test_a_database_that_is_made_gets_the_settings_of_the_one_backed_up(
     run_restore(engine, bare)
     assert "work_mem" not in "".join(described(f"{name} bare"))
     assert "a b" in "".join(described(f"{name} bare"))
+
+
+def test_a_materialized_view_that_rests_on_a_key_is_made_before_its_indexes(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    """pg_dump puts a view grouped by a primary key behind that key."""
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE c (id int PRIMARY KEY, name text); CREATE TABLE o (c int);"
+        "INSERT INTO c VALUES (1, 'a'), (2, 'b'); INSERT INTO o VALUES (1), (1), (2);"
+        "CREATE MATERIALIZED VIEW m AS SELECT c.id, c.name, count(*) AS n"
+        " FROM c JOIN o ON o.c = c.id GROUP BY c.id;"
+        "CREATE UNIQUE INDEX m_id ON m (id); ALTER MATERIALIZED VIEW m CLUSTER ON m_id;"
+        "CREATE MATERIALIZED VIEW above AS SELECT id FROM m; CREATE INDEX ON above (id)",
+        database=name,
+    )
+    results = back_up(engine, source(name), tmp_path / "vault", connection=address(pg18, name))
+    where = address(pg18, new_database(pg18))
+    job = restore_job(results, tmp_path / "vault", source(name), connection=where)
+    run_restore(engine, job, times=2)
+    assert engine.differences(job) == []
+    assert holds(pg18, str(where.database)) == holds(pg18, name)
+
+
+def settings_of(server: PostgresServer, database: str) -> str:
+    return server.psql(
+        "SELECT setconfig FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+        f" WHERE datname = '{database}'"
+    )
+
+
+def test_a_restore_cut_off_before_the_databases_settings_says_so_and_sets_them_when_run_again(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    """An event trigger ends the restore's other session while its last script runs."""
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE TABLE t AS SELECT 1 AS i; CREATE VIEW v AS SELECT i FROM t;"
+        "CREATE RULE r AS ON INSERT TO v DO INSTEAD INSERT INTO t VALUES (NEW.i);"
+        f"ALTER DATABASE {name} SET work_mem = '7MB'",
+        database=name,
+    )
+    results = back_up(engine, source(name), tmp_path / "vault", connection=address(pg18, name))
+    made = f"{name}_made"
+    job = restore_job(results, tmp_path / "vault", source(name), connection=address(pg18, made))
+    *before, last = engine.plan_restore(job)
+    for task in before:
+        _do(engine, job, task)
+    pg18.psql(
+        "CREATE FUNCTION cut() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN"
+        " PERFORM pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_catalog.pg_backend_pid()"
+        " AND application_name = 'stepvault'; END$$;"
+        "CREATE EVENT TRIGGER cut ON ddl_command_start WHEN TAG IN ('CREATE RULE')"
+        " EXECUTE FUNCTION cut()",
+        database=made,
+    )
+    with pytest.raises(SourceUnreachable):
+        _do(engine, job, last)
+    _do(engine, job, last)
+    assert settings_of(pg18, made) == settings_of(pg18, name) != ""
+    pg18.psql("DROP EVENT TRIGGER cut; DROP FUNCTION cut()", database=made)
+    assert holds(pg18, made) == holds(pg18, name)
+
+
+def test_a_target_that_ends_idle_sessions_does_not_end_the_restores(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    """The index takes longer than a session may idle there."""
+    name = new_database(pg18)
+    pg18.psql(SLOW + f"ALTER DATABASE {name} SET work_mem = '7MB'", database=name)
+    results = back_up(engine, source(name), tmp_path / "vault", connection=address(pg18, name))
+    made = f"{name}_made"
+    job = restore_job(results, tmp_path / "vault", source(name), connection=address(pg18, made))
+    tasks = engine.plan_restore(job)
+    pg18.psql(f"ALTER DATABASE {made} SET idle_session_timeout = '1s'")
+    for task in tasks:
+        _do(engine, job, task)
+    assert "work_mem=7MB" in settings_of(pg18, made)

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import failures, programs, target
-from stepvault.engines.postgres.toc import Entry
+from stepvault.engines.postgres.toc import SECTION_POST_DATA, Entry
 from stepvault.errors import OutOfTime
 
 #: Kinds that take long and concern one table each.
@@ -28,6 +28,28 @@ PARALLEL = {b"INDEX", b"CONSTRAINT"}
 _RESERVE = 5.0
 #: Settings in a script's head that older servers do not know; they lack what it switches.
 _NEWER = {b"SET transaction_timeout = 0;": 170000}
+
+
+def split(entries: Sequence[Entry], ids: Collection[int]) -> tuple[list[Entry], list[Entry]]:
+    """Of the entries with these ids, those to make in parallel and, in order, those after them.
+
+    What rests on one of the latter is one of them: the index of a materialized view that is
+    grouped by a primary key, as pg_dump can make such a view after that key only.
+    """
+    late = {e.dump_id for e in entries if e.section == SECTION_POST_DATA and e.kind not in PARALLEL}
+    resting: dict[int, list[int]] = {}
+    for entry in entries:
+        for needed in entry.dependencies:
+            resting.setdefault(needed, []).append(entry.dump_id)
+    pending = list(late)
+    while pending:
+        above = set(resting.get(pending.pop(), ())) - late
+        late |= above
+        pending += above
+    mine = [e for e in entries if e.dump_id in ids]
+    alone = [e for e in mine if e.kind in PARALLEL and e.dump_id not in late]
+    made = {e.dump_id for e in alone}
+    return alone, [e for e in mine if e.dump_id not in made]
 
 
 def known_to(server_version: int, line: bytes) -> bool:

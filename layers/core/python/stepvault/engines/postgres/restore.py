@@ -215,19 +215,23 @@ class _Work:
         """Indexes and constraints in parallel; then triggers, views' contents and the like."""
         with target.connect(self.job) as opened:
             if target.begun(opened):
-                archive, folder = read_toc(self.job), self._fetch()
-                ids = set(self.task.arguments["ids"])
-                mine = [e for e in archive.entries if e.dump_id in ids]
-                alone = [e for e in mine if e.kind in finish.PARALLEL]
-                finish.Builder(self.job, self.restore, folder, self._options()).build(alone)
-                rest = [e.dump_id for e in mine if e.kind not in finish.PARALLEL]
-                self._apply(opened, target.end_notes(), rest, folder)
-                if self.task.arguments.get("made"):
-                    about = [e for e in archive.entries if e.of_database]
-                    target.describe(opened, about, self.job.options.owner)
+                archive = read_toc(self.job)
+                if not target.is_done(opened, self.restore, "rest"):
+                    self._rest(opened, archive)
+                made = bool(self.task.arguments.get("made"))
+                about = [e for e in archive.entries if e.of_database and made]
+                target.end(opened, about, self.job.options.owner)
         return Counts()
 
     # ------------------------------------------------------------ inside
+
+    def _rest(self, opened: Session, archive: toc.Toc) -> None:
+        """All that follows the rows."""
+        folder = self._fetch()
+        alone, rest = finish.split(archive.entries, set(self.task.arguments["ids"]))
+        finish.Builder(self.job, self.restore, folder, self._options()).build(alone)
+        first = target.note(self.restore, "rest")
+        self._apply(opened, first, [e.dump_id for e in rest], folder)
 
     def _require_begun(self, opened: Session) -> None:
         if not target.is_done(opened, self.restore, "schema"):

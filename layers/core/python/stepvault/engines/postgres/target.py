@@ -105,6 +105,8 @@ def connect(job: RestoreJob) -> Session:
     except SourceMissing as missing:
         raise TargetMissing(missing.message, "Plan the restore again, which creates it") from None
     session.set_up(opened)
+    if opened.info.server_version >= 140000:
+        opened.execute("SET idle_session_timeout = 0")
     return opened
 
 
@@ -155,8 +157,11 @@ def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
             if entry.kind == b"DATABASE" or renamed == statement:
                 continue
             try:
-                opened.execute(renamed)
+                with opened.transaction():
+                    opened.execute(renamed)
             except psycopg.Error as error:
+                if opened.closed:
+                    raise
                 said = str(error).splitlines()[0]
                 log.warning(
                     "postgres: not restored: %s (%s)", statement.decode(errors="replace"), said
@@ -332,9 +337,18 @@ def note(restore: str, step: str) -> str:
     return f"INSERT INTO {NOTES}.done VALUES ({values});\n"
 
 
-def end_notes() -> str:
-    """SQL that removes the notes; the last step of a restore."""
-    return f"DROP SCHEMA IF EXISTS {NOTES} CASCADE;\n"
+def end(opened: Session, about: Sequence[Entry], owner: str) -> None:
+    """The last step of a restore: ``describe`` the database and remove the notes.
+
+    One transaction, as what is set for the database could keep another attempt from its work.
+    """
+    try:
+        with opened.transaction():
+            describe(opened, about, owner)
+            opened.execute(f"DROP SCHEMA IF EXISTS {NOTES} CASCADE".encode())
+    except psycopg.Error as error:
+        what = f"cannot end the restore of database {opened.info.dbname}"
+        raise failures.from_server(error, what) from error
 
 
 def begun(opened: Session) -> bool:
