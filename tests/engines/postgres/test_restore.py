@@ -270,3 +270,42 @@ def test_a_target_that_ends_idle_sessions_does_not_end_the_restores(
     for task in tasks:
         _do(engine, job, task)
     assert "work_mem=7MB" in settings_of(pg18, made)
+
+
+def test_a_plan_that_fails_for_a_role_makes_no_database(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "CREATE ROLE left_us; CREATE TABLE t (i int); ALTER TABLE t OWNER TO left_us", database=name
+    )
+    results = back_up(engine, source(name), tmp_path / "vault", connection=address(pg18, name))
+    pg18.psql("ALTER ROLE left_us RENAME TO not_here")
+    made = f"{name}_made"
+    options = RestoreOptions(owner="keep")
+    where = address(pg18, made)
+    job = restore_job(results, tmp_path / "vault", source(name), connection=where, options=options)
+    with pytest.raises(TargetMissing, match="no role left_us"):
+        engine.plan_restore(job)
+    assert pg18.psql(f"SELECT count(*) FROM pg_database WHERE datname = '{made}'") == "0"
+
+
+@pytest.mark.parametrize("said", ["NULL", "'mine'"])
+def test_a_database_that_a_plan_made_gets_its_settings_whichever_plan_is_carried_out(
+    pg18: PostgresServer, tmp_path: Path, said: str
+) -> None:
+    """The first plan is lost after it has made the database, as when its function dies there."""
+    name = new_database(pg18)
+    pg18.psql(
+        f"CREATE TABLE t AS SELECT 1 AS i; ALTER DATABASE {name} SET work_mem = '7MB';"
+        f"COMMENT ON DATABASE {name} IS {said}",
+        database=name,
+    )
+    results = back_up(engine, source(name), tmp_path / "vault", connection=address(pg18, name))
+    made = f"{name}_made"
+    job = restore_job(results, tmp_path / "vault", source(name), connection=address(pg18, made))
+    engine.plan_restore(job)
+    run_restore(engine, job)
+    assert settings_of(pg18, made) == settings_of(pg18, name) != ""
+    comment = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = "
+    assert pg18.psql(f"{comment}'{made}'") == pg18.psql(f"{comment}'{name}'")

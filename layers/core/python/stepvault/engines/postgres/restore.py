@@ -41,7 +41,9 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
     chosen = selection.choose(archive, job.options.only)
     new = not target.exists(job)
     if new:
-        target.create(job)
+        with target.elsewhere(job) as maintenance:
+            target.require_roles(maintenance, _roles(job, chosen))
+        target.create(job, note=not job.options.only)
     with target.connect(job) as opened:
         if rows_alone(archive):
             target.require_empty_tables(opened, [e for e in chosen if e.kind == b"TABLE DATA"])
@@ -51,11 +53,9 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
             chosen = selection.missing_from(chosen, target.contents(job))
         elif not new and not job.options.overwrite:
             target.require_empty(opened)
-        if job.options.owner == "keep":
-            target.require_roles(opened, selection.roles(chosen))
-        elif job.options.owner != "none":
-            target.require_roles(opened, [job.options.owner])
-    made = (new or job.options.overwrite) and not job.options.only
+        if not new:
+            target.require_roles(opened, _roles(job, chosen))
+        made = not job.options.only and (job.options.overwrite or target.is_ours(opened))
     return list(_tasks(job, archive, chosen, secrets.token_hex(8), made=made))
 
 
@@ -82,6 +82,13 @@ def read_toc(job: RestoreJob) -> toc.Toc:
 def rows_alone(archive: toc.Toc) -> bool:
     """Whether the backup holds rows without definitions."""
     return all(e.needs_no_definitions for e in archive.entries)
+
+
+def _roles(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
+    """The roles that must be there to restore these entries."""
+    if job.options.owner == "keep":
+        return selection.roles(chosen)
+    return [] if job.options.owner == "none" else [job.options.owner]
 
 
 def _object(job: RestoreJob, name: str) -> StoredObject:
@@ -219,7 +226,7 @@ class _Work:
                 if not target.is_done(opened, self.restore, "rest"):
                     self._rest(opened, archive)
                 made = bool(self.task.arguments.get("made"))
-                about = [e for e in archive.entries if e.of_database and made]
+                about = [e for e in archive.entries if e.of_database] if made else None
                 target.end(opened, about, self.job.options.owner)
         return Counts()
 

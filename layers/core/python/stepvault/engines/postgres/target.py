@@ -30,6 +30,8 @@ from stepvault.errors import (
 log = logging.getLogger(__name__)
 
 NOTES = "stepvault_restore"
+#: Comment of a database that a plan has made, until the restore's end.
+_OURS = "Made by a Stepvault restore that has not ended"
 
 _HOLDS = """
 SELECT kind || ' ' || name FROM (
@@ -119,20 +121,37 @@ def exists(job: RestoreJob) -> bool:
     return True
 
 
-def create(job: RestoreJob) -> None:
-    """Make the database as the backup's was: same encoding, same locale."""
+def create(job: RestoreJob, *, note: bool = False) -> None:
+    """Make the database as the backup's was: same encoding, same locale.
+
+    Args:
+        note: leave a comment by which another attempt at the plan knows that it is ours.
+    """
     name = name_of(job)
     facts: Mapping[str, Any] = job.facts[0] if job.facts else {}
     wanted = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
         sql.Identifier(name), sql.Literal(facts.get("encoding", "UTF8")), _locale(facts)
     )
-    with _elsewhere(job) as maintenance:
+    with elsewhere(job) as maintenance:
         try:
             maintenance.execute(wanted)
+            if note:
+                comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
+                maintenance.execute(comment.format(sql.Identifier(name), sql.Literal(_OURS)))
         except psycopg.errors.DuplicateDatabase:
             return
         except psycopg.Error as error:
             raise failures.from_server(error, f"cannot create database {name}") from error
+
+
+def is_ours(opened: Session) -> bool:
+    """Whether a plan made the database, for a restore that has not ended."""
+    row = opened.execute(
+        "SELECT pg_catalog.shobj_description(oid, 'pg_database') = %s"
+        " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
+        [_OURS],
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
@@ -146,6 +165,8 @@ def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
         owner: as in the restore's options; roles are spoken of with ``keep`` only.
     """
     new = sql.Identifier(opened.info.dbname).as_bytes(opened)
+    if is_ours(opened):
+        opened.execute(b"COMMENT ON DATABASE %b IS NULL" % new)
     for entry in entries:
         plain = entry.kind in (b"DATABASE", b"DATABASE PROPERTIES")
         old = re.escape(entry.tag if plain else entry.tag.removeprefix(b"DATABASE "))
@@ -171,7 +192,7 @@ def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
 def drop(job: RestoreJob) -> None:
     """Remove the database and everything in it; those connected to it are cut off."""
     name = name_of(job)
-    with _elsewhere(job) as maintenance:
+    with elsewhere(job) as maintenance:
         force = " WITH (FORCE)" if maintenance.info.server_version >= 130000 else ""
         try:
             maintenance.execute(
@@ -293,7 +314,7 @@ def require_roles(opened: Session, needed: Sequence[str]) -> None:
         )
 
 
-def _elsewhere(job: RestoreJob) -> Session:
+def elsewhere(job: RestoreJob) -> Session:
     """A session in another database of the same server; closes when its block ends."""
     for maintenance in ("postgres", "template1"):
         if maintenance == name_of(job):
@@ -337,14 +358,15 @@ def note(restore: str, step: str) -> str:
     return f"INSERT INTO {NOTES}.done VALUES ({values});\n"
 
 
-def end(opened: Session, about: Sequence[Entry], owner: str) -> None:
-    """The last step of a restore: ``describe`` the database and remove the notes.
+def end(opened: Session, about: Sequence[Entry] | None, owner: str) -> None:
+    """The last step of a restore: ``describe`` the database, if asked to, and remove the notes.
 
     One transaction, as what is set for the database could keep another attempt from its work.
     """
     try:
         with opened.transaction():
-            describe(opened, about, owner)
+            if about is not None:
+                describe(opened, about, owner)
             opened.execute(f"DROP SCHEMA IF EXISTS {NOTES} CASCADE".encode())
     except psycopg.Error as error:
         what = f"cannot end the restore of database {opened.info.dbname}"
