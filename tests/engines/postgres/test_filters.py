@@ -332,6 +332,36 @@ def test_a_partitioned_table_comes_back_with_its_partitions(
     assert engine.differences(job) == ["table old.e2 holds 49 rows instead of 50"]
 
 
+def test_a_partition_comes_back_without_what_it_is_a_part_of(
+    pg18: PostgresServer, events: str, tmp_path: Path
+) -> None:
+    """Also over the one that is there: the others stay."""
+    result = run(pg18, events, tmp_path / "vault")
+    job = restored(pg18, events, result, tmp_path / "vault", only=["e1"])
+    tables = "SELECT string_agg(relname, ',') FROM pg_class WHERE relkind IN ('r', 'p')"
+    tables += " AND relnamespace = 'public'::regnamespace"
+    assert pg18.psql(tables, database=str(job.connection.database)) == "e1"
+    assert pg18.psql("SELECT count(*) FROM e1", database=str(job.connection.database)) == "50"
+    assert engine.differences(job) == []
+    options = RestoreOptions(only=["e1"], overwrite=True)
+    there = address(pg18, events)
+    pg18.psql("DROP TABLE notes", database=events)
+    job = restore_job(result, tmp_path / "vault", source(events), connection=there, options=options)
+    run_restore(engine, job)
+    assert pg18.psql("SELECT count(*) FROM e1", database=events) == "50"
+    assert pg18.psql("SELECT count(*) FROM events", database=events) == "50"
+
+
+def test_a_child_does_not_come_back_without_its_parent(
+    pg18: PostgresServer, odd18: str, tmp_path: Path
+) -> None:
+    result = run(pg18, odd18, tmp_path / "vault")
+    where, options = address(pg18, new_database(pg18)), RestoreOptions(only=["app.child"])
+    job = restore_job(result, tmp_path / "vault", source(odd18), connection=where, options=options)
+    with pytest.raises(ConfigInvalid, match=r"app\.child cannot be made without app\.base"):
+        engine.plan_restore(job)
+
+
 def test_a_foreign_key_to_a_table_goes_with_one_of_its_partitions(
     pg18: PostgresServer, events: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from stepvault.engines.postgres import tables
 from stepvault.engines.postgres.toc import SECTION_PRE_DATA, SETTINGS, Entry, Toc
@@ -27,14 +28,16 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
     """The entries to restore, in the archive's order: all, or some tables and what they need.
 
     Raises:
-        ConfigInvalid: a pattern fits no table of the backup.
+        ConfigInvalid: a pattern fits no table of the backup, or one whose rows need another.
     """
     entries = [e for e in archive.entries if not e.of_database]  # the target is one already
     if not only:
         return entries
-    chosen = _tables(entries, only)
-    known = {e.dump_id: e for e in entries}
+    parents = _parents(entries)
+    chosen = _tables(entries, only, parents)
+    known = {e.dump_id: _alone(e, parents, chosen) for e in entries}
     strangers = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
+    _require_company(entries, chosen, strangers, known)
     kept = {e.dump_id for e in entries if e.kind in SETTINGS} | chosen
     for dump_id in chosen:
         kept |= _needed(dump_id, known)
@@ -86,7 +89,36 @@ def roles(entries: Sequence[Entry]) -> list[str]:
     return sorted(found - {"PUBLIC"})
 
 
-def _tables(entries: Sequence[Entry], only: Sequence[str]) -> set[int]:
+def _alone(entry: Entry, parents: dict[int, int], chosen: set[int]) -> Entry:
+    """A partition chosen without what it is a part of is a table like any other."""
+    parent = parents.get(entry.dump_id)
+    if parent is None or parent in chosen:
+        return entry
+    return replace(entry, dependencies=[d for d in entry.dependencies if d != parent])
+
+
+def _require_company(
+    entries: Sequence[Entry], chosen: set[int], strangers: set[int], known: dict[int, Entry]
+) -> None:
+    """Raises ConfigInvalid if a chosen table or its rows cannot be without another table."""
+    for entry in entries:
+        needed = set(entry.dependencies)
+        if entry.kind == b"TABLE DATA" and needed & chosen and needed & strangers:
+            root = _label(known[min(needed & strangers)])
+            raise ConfigInvalid(
+                f"rows of {_label(entry)} can be loaded through {root} alone, which sorts them by "
+                "the hash of an enum",
+                f"Name {root}: its partitions come with it",
+            )
+    for dump_id in sorted(chosen):
+        if missing := _needed(dump_id, known) & strangers:
+            other = _label(known[min(missing)])
+            raise ConfigInvalid(
+                f"table {_label(known[dump_id])} cannot be made without {other}", "Name both"
+            )
+
+
+def _tables(entries: Sequence[Entry], only: Sequence[str], parents: dict[int, int]) -> set[int]:
     chosen: set[int] = set()
     for pattern in only:
         fitting = {
@@ -100,25 +132,23 @@ def _tables(entries: Sequence[Entry], only: Sequence[str]) -> set[int]:
                 "Write schema.table, with * and ? as wildcards",
             )
         chosen |= fitting
-    return chosen | _partitions(entries, chosen)
+    grew = True
+    while grew:  # a partitioned table's rows are those of its partitions, and theirs
+        more = {child for child, parent in parents.items() if parent in chosen}
+        grew = not more <= chosen
+        chosen |= more
+    return chosen
 
 
-def _partitions(entries: Sequence[Entry], chosen: set[int]) -> set[int]:
-    """The partitions of these tables, and theirs: their rows are the tables' rows."""
+def _parents(entries: Sequence[Entry]) -> dict[int, int]:
+    """Of each partition the table that it is attached to."""
     names = {e.dump_id: (e.namespace, e.tag) for e in entries if e.kind == b"TABLE"}
-    under: dict[int, set[int]] = {}
+    found: dict[int, int] = {}
     for entry in entries:
         if entry.kind == b"TABLE ATTACH":  # named after the partition
             involved = set(entry.dependencies) & names.keys()
             own = {d for d in involved if names[d] == (entry.namespace, entry.tag)}
-            for parent in involved - own:
-                under.setdefault(parent, set()).update(own)
-    found: set[int] = set()
-    pending = list(chosen)
-    while pending:
-        more = under.get(pending.pop(), set()) - found
-        found |= more
-        pending += more
+            found |= {child: parent for child in own for parent in involved - own}
     return found
 
 

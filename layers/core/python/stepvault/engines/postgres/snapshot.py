@@ -63,6 +63,8 @@ class _Piece:
     number: int
     of: int
     name: str
+    root: Table | None
+    """What sorts the rows into partitions anew at restore."""
 
     @property
     def size(self) -> int:
@@ -111,6 +113,8 @@ class TableStream:
         }
         if self._piece.of > 1:
             facts |= {"piece": self._piece.number, "pieces": self._piece.of}
+        if self._piece.root:
+            facts["root"] = self._piece.root.label
         return Counts(rows=self._content.sums.rows, facts=facts)
 
 
@@ -448,21 +452,26 @@ class PostgresSnapshot:
                     if t.unlogged
                 ]
                 mine = [t for t in mine if not t.unlogged]
-            sizes = tables.storage(holder, mine)
+            roots = self._roots(holder, seen)
+            sizes = tables.storage(holder, [*mine, *roots.values()])
+            for oid, root in roots.items():  # partitions may have the columns in another order
+                if oid in sizes:
+                    sizes[oid] = replace(sizes[oid], columns=sizes[root.oid].columns)
             announced = [
                 toc.TableData(
                     oid=t.oid,
                     schema=t.schema,
                     name=t.name,
                     owner=sizes[t.oid].owner,
-                    copy=_copy_from(t, sizes[t.oid]),
+                    copy=_copy_from(roots.get(t.oid, t), sizes[t.oid]),
                     pieces=self._pieces(holder, sizes[t.oid]),
+                    root=(roots[t.oid].oid, roots[t.oid].quoted) if t.oid in roots else None,
                 )
                 for t in mine
             ]
             named = archive.add_table_data(announced)
             pieces = [
-                _Piece(table, sizes[table.oid], number, len(names), name)
+                _Piece(table, sizes[table.oid], number, len(names), name, roots.get(table.oid))
                 for table, names in zip(mine, named, strict=True)
                 for number, name in enumerate(names)
             ]
@@ -473,6 +482,31 @@ class PostgresSnapshot:
         files = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
         streams += [FileStream(path) for path in files]
         self._toc, self._streams = archive, streams
+
+    def _roots(self, holder: Session, seen: tables.Wanted) -> dict[int, Table]:
+        """Where to load the rows of partitions that may belong to another one after a restore.
+
+        Raises:
+            ConfigInvalid: that other one is left out.
+        """
+        source, unsure = self._source(), tables.rerouted(holder)
+        kept = {t.oid: t for t in seen.tables}
+        known = kept | {t.oid: t for t in seen.left_out}
+        for table in seen.left_out if source.with_schema else ():
+            above = [t for t in tables.lineage(table, known)[1:] if t.oid in unsure & kept.keys()]
+            if above:
+                raise ConfigInvalid(
+                    f"tables = {source.tables} and exclude_tables = {source.exclude_tables} leave "
+                    f"out {table.label}, but in another database rows of other partitions of "
+                    f"{above[0].label} belong there: they are sorted by the hash of an enum",
+                    "Take all partitions of that table or leave it out",
+                )
+        roots = {}
+        for table in seen.tables:
+            above = [t for t in tables.lineage(table, kept)[1:] if t.oid in unsure]
+            if above:
+                roots[table.oid] = above[-1]
+        return roots
 
     def _warn(self, holder: Session) -> None:
         """What is not in the archive, or comes back otherwise."""

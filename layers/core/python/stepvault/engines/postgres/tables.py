@@ -181,6 +181,19 @@ def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:
     return dict(opened.execute(query, [[t.oid for t in tables]]).fetchall())
 
 
+def rerouted(opened: Session) -> set[int]:
+    """Partitioned tables whose rows may belong to another partition in another database: the hash
+    of an enum's value is that of its oid, also within an array, a row or a range."""
+    query = """
+    SELECT t.partrelid::pg_catalog.int8 FROM pg_catalog.pg_partitioned_table t
+    WHERE t.partstrat = 'h' AND EXISTS (
+      SELECT FROM pg_catalog.pg_opclass c WHERE c.oid = ANY (t.partclass)
+        AND c.opcnamespace = 'pg_catalog'::pg_catalog.regnamespace
+        AND c.opcname IN ('enum_ops', 'array_ops', 'record_ops', 'range_ops', 'multirange_ops'))
+    """
+    return {oid for (oid,) in opened.execute(query)}
+
+
 def enum_labels(opened: Session) -> dict[int, bytes]:
     """The values of all enum types: COPY prints what they are called now, not at the snapshot."""
     query = (

@@ -79,6 +79,8 @@ class TableData:
     owner: bytes | None
     copy: bytes
     pieces: int = 1
+    root: tuple[int, bytes] | None = None
+    """Oid and quoted name of the partitioned table that sorts the rows into partitions anew."""
 
 
 @dataclass
@@ -115,17 +117,20 @@ class Toc:
 
         One piece becomes what pg_dump writes. Several become several entries for one table:
         none of them truncates the table, and all that is made after the table's rows waits
-        for all of them.
+        for all of them. So it is with the partitions of a table that sorts their rows anew.
         """
         makers = self.tables()
         next_id = max((e.dump_id for e in self.entries), default=0) + 1
         added: list[Entry] = []
         names: list[list[str]] = []
         siblings: dict[int, list[int]] = {}
+        trees: dict[int, list[int]] = {}
         for table in tables:
             maker = makers.get(table.oid)
-            marker = None
-            if table.pieces > 1:
+            above = makers.get(table.root[0]) if table.root else None
+            needed = [e.dump_id for e in (maker, above) if e is not None]
+            marker = _NO_TRUNCATE + table.root[1] if table.root else None
+            if table.pieces > 1 and marker is None:
                 marker = _NO_TRUNCATE + table.schema + b"." + table.name
             ids = list(range(next_id, next_id + table.pieces))
             next_id += table.pieces
@@ -147,12 +152,16 @@ class Toc:
                         access_method=None,
                         relation_kind=0,
                         owner=table.owner if maker is None else maker.owner,
-                        dependencies=[] if maker is None else [maker.dump_id],
+                        dependencies=list(needed),
                         file=b"%d.dat" % dump_id,
                     )
                 )
             names.append([f"{dump_id}.dat{self.suffix}" for dump_id in ids])
-            if maker is not None and table.pieces > 1:
+            if above is not None:
+                tree = trees.setdefault(above.dump_id, [])
+                tree += ids
+                siblings |= dict.fromkeys(needed, tree)
+            elif maker is not None and table.pieces > 1:
                 siblings[maker.dump_id] = ids
         first = next(
             (i for i, e in enumerate(self.entries) if e.section >= SECTION_DATA), len(self.entries)

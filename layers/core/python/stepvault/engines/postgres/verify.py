@@ -70,30 +70,55 @@ def _differences(job: RestoreJob) -> list[str]:
 
 
 def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
-    """Counts and fingerprints of every table."""
+    """Counts and fingerprints of every table; of those whose rows were sorted into partitions
+    anew, of all partitions together."""
     expected: dict[str, list[StoredObject]] = {}
     for stored in job.objects:
         if "fingerprint" in stored.facts:
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
     there = {t.label: t for t in tables.listed(opened) if t.schema != target.NOTES.encode()}
+    root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
+    order = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
     if job.options.only:
         made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
         expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
         there = {k: v for k, v in there.items() if k in expected}
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
-    seen = _contents(job, opened, [there[name] for name in sorted(expected.keys() & there.keys())])
+    both = sorted(expected.keys() & there.keys())
+    wanted = [there[name] for name in both]
+    holding = _contents(job, opened, wanted, _sizes(opened, wanted, order))
+    seen: dict[str, Sums] = {}
+    told: dict[str, list[StoredObject]] = {}
+    for label in both:
+        name = root.get(label, label)
+        seen[name] = seen.get(name, Sums()).plus(holding[label])
+        told.setdefault(name, []).extend(expected[label])
     for name, sums in sorted(seen.items()):
-        wanted = total(Sums.parse(o.rows, o.facts["fingerprint"]) for o in expected[name])
-        if sums.rows != wanted.rows:
-            found.append(f"table {name} holds {sums.rows} rows instead of {wanted.rows}")
-        elif sums != wanted:
-            found.append(f"table {name} holds other values in its {wanted.rows} rows")
+        said = total(Sums.parse(o.rows, o.facts["fingerprint"]) for o in told[name])
+        if sums.rows != said.rows:
+            found.append(f"table {name} holds {sums.rows} rows instead of {said.rows}")
+        elif sums != said:
+            found.append(f"table {name} holds other values in its {said.rows} rows")
     return found
 
 
-def _contents(job: RestoreJob, opened: Session, wanted: Sequence[Table]) -> Mapping[str, Sums]:
+def _sizes(
+    opened: Session, wanted: Sequence[Table], order: Mapping[int, Table]
+) -> dict[int, Storage]:
+    """Columns and sizes by oid, with the columns in the order of another table where one is given:
+    a row must look the same in whichever partition it is."""
+    sizes = tables.storage(opened, [*wanted, *order.values()])
+    for table in wanted:
+        if table.oid in order:
+            columns = sizes[order[table.oid].oid].columns
+            sizes[table.oid] = replace(sizes[table.oid], columns=columns)
+    return sizes
+
+
+def _contents(
+    job: RestoreJob, opened: Session, wanted: Sequence[Table], sizes: Mapping[int, Storage]
+) -> Mapping[str, Sums]:
     """What the tables hold, read over the job's connections."""
-    sizes = tables.storage(opened, wanted)
     pending: SimpleQueue[Table] = SimpleQueue()
     for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
         pending.put(table)
