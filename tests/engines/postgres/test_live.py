@@ -253,6 +253,7 @@ def test_a_session_killed_on_the_server_fails_the_backup(
     "statements",
     [
         "ALTER SCHEMA app RENAME TO app_old; ALTER SCHEMA app_next RENAME TO app",
+        "ALTER SCHEMA app RENAME TO app_old",
         "ALTER TYPE mood RENAME VALUE 'sad' TO 'unhappy'",
     ],
 )

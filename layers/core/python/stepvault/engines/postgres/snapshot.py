@@ -8,7 +8,7 @@ can come between it and its rows.
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,16 +91,22 @@ class TableStream:
 
     encoding: Literal["zstd", "none"] = "zstd"
 
-    def __init__(self, piece: _Piece, readers: "SimpleQueue[Reader]") -> None:
+    def __init__(
+        self, piece: _Piece, readers: "SimpleQueue[Reader]", check: Callable[[], None]
+    ) -> None:
         self.name = piece.name
         self._piece = piece
         self._readers = readers
+        self._check = check
         self._content = Content()
 
     def read(self) -> Iterator[bytes]:
         reader = self._readers.get()
         try:
             yield from reader.copy(self._piece.query, self._piece.table.label, self._content)
+        except SourceUnsupported:  # the server refused: it may know the table by another name
+            self._check()
+            raise
         finally:
             self._readers.put(reader)
         yield TRAILER
@@ -476,7 +482,7 @@ class PostgresSnapshot:
                 for number, name in enumerate(names)
             ]
             pieces.sort(key=lambda piece: -piece.size)
-            streams += [TableStream(piece, self._readers) for piece in pieces]
+            streams += [TableStream(piece, self._readers, self._check_names) for piece in pieces]
         if not source.with_schema:
             filters.data_only(archive)
         files = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
