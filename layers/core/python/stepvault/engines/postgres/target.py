@@ -107,8 +107,6 @@ def connect(job: RestoreJob) -> Session:
     except SourceMissing as missing:
         raise TargetMissing(missing.message, "Plan the restore again, which creates it") from None
     session.set_up(opened)
-    if opened.info.server_version >= 140000:
-        opened.execute("SET idle_session_timeout = 0")
     return opened
 
 
