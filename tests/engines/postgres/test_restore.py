@@ -156,7 +156,7 @@ def test_a_database_that_is_made_gets_the_settings_of_the_one_backed_up(
         f"""CREATE TABLE t AS SELECT 1 AS i; CREATE ROLE ghost;
         ALTER ROLE ghost IN DATABASE "{quoted}" SET work_mem = '6MB';
         ALTER DATABASE "{quoted}" SET search_path TO 'a b', public;
-        ALTER DATABASE "{quoted}" SET statement_timeout = '1ms';
+        ALTER DATABASE "{quoted}" SET statement_timeout = '100ms';
         ALTER DATABASE "{quoted}" SET application_name TO E'two\nlines; ALTER DATABASE x';
         ALTER DATABASE "{quoted}" CONNECTION LIMIT 7;
         ALTER ROLE postgres IN DATABASE "{quoted}" SET work_mem = '5MB';
