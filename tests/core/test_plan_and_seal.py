@@ -230,15 +230,21 @@ def test_an_object_that_vanished_after_its_receipt_keeps_the_source_unsealed(vau
     assert vault.latest("app") is None
 
 
-@pytest.mark.parametrize("now_there", [None, b"cut"])
-def test_a_run_whose_earlier_packs_are_gone_is_not_sealed(vault, engines, now_there):
+def lean_on_the_run_before(vault, engines, **run_input):
+    """A sealed run, the objects of ``docs`` in it, and one not sealed yet that references them."""
     first = plan.plan(CONFIG, vault, request())
     run_all(vault, engines, first)
     seal(vault, SealRequest(run_id=first["run_id"]))
     packs = vault.manifest("docs", first["run_id"]).objects
     engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
-    second = plan.plan(CONFIG, vault, request(day=23))
+    second = plan.plan(CONFIG, vault, request(day=23, **run_input))
     run_all(vault, engines, second)
+    return first, packs, second
+
+
+@pytest.mark.parametrize("now_there", [None, b"cut"])
+def test_a_run_whose_earlier_packs_are_gone_is_not_sealed(vault, engines, now_there):
+    first, packs, second = lean_on_the_run_before(vault, engines)
     vault.delete([keys.data("docs", first["run_id"], packs[0].name)])
     if now_there:
         vault.put(keys.data("docs", first["run_id"], packs[0].name), now_there)
@@ -252,13 +258,7 @@ def test_a_run_whose_earlier_packs_are_gone_is_not_sealed(vault, engines, now_th
 
 
 def test_earlier_packs_are_looked_for_with_one_request_per_run(vault, engines, monkeypatch):
-    first = plan.plan(CONFIG, vault, request())
-    run_all(vault, engines, first)
-    seal(vault, SealRequest(run_id=first["run_id"]))
-    packs = vault.manifest("docs", first["run_id"]).objects
-    engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
-    second = plan.plan(CONFIG, vault, request(day=23, sources=["docs"]))
-    run_all(vault, engines, second)
+    first, _, second = lean_on_the_run_before(vault, engines, sources=["docs"])
     asked = []
     entries = vault.entries
     monkeypatch.setattr(vault, "entries", lambda prefix: asked.append(prefix) or entries(prefix))

@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,17 @@ def fails(rig: MariaDbRig, folder: Path, kind: type[StepvaultError], **more: Any
     assert type(caught.value) is kind
     assert not [p for p in folder.rglob("*") if p.is_file()]
     return str(caught.value)
+
+
+@contextmanager
+def globally(server: MariaDb, variable: str, value: int) -> Iterator[None]:
+    """Give the server another setting while the block lasts."""
+    before = server.sql(f"SELECT @@GLOBAL.{variable}")[0][0]
+    server.sql(f"SET GLOBAL {variable} = {value}")
+    try:
+        yield
+    finally:
+        server.sql(f"SET GLOBAL {variable} = {before}")
 
 
 def at_first_row(action: Any) -> Any:
@@ -255,11 +267,8 @@ def test_a_value_that_is_no_text_is_an_error_whatever_warnings_the_server_keeps(
         "INSERT INTO odd VALUES (1, _ascii x'FF41')",
         database="pair",
     )
-    rig.server.sql("SET GLOBAL max_error_count = 0")
-    try:
+    with globally(rig.server, "max_error_count", 0):
         said = fails(rig, tmp_path, SourceCorrupt)
-    finally:
-        rig.server.sql("SET GLOBAL max_error_count = DEFAULT")
     assert "pair.odd" in said
 
 
@@ -308,11 +317,8 @@ def test_rows_beyond_max_allowed_packet_are_read_whole(
         "INSERT INTO huge VALUES (1, REPEAT(x'00FF5C27', 5000000), NULL), (2, NULL, REPEAT('ü\\'', 3000000))",
         database="pair",
     )
-    rig.server.sql("SET GLOBAL max_allowed_packet = 1048576")
-    try:
+    with globally(rig.server, "max_allowed_packet", 1048576):
         results = back_up(rig.engine, rig.source("pair"), tmp_path, connection=rig.as_dumper())
-    finally:
-        rig.server.sql("SET GLOBAL max_allowed_packet = 67108864")
     target = rig.target()
     job = restore_job(results, tmp_path, rig.source("pair"), **target)
     run_restore(rig.engine, job)
@@ -334,11 +340,8 @@ def test_a_row_too_large_for_the_server_to_build_is_an_error_not_a_gap(
         "INSERT INTO quotes VALUES (1, 'fine'), (2, REPEAT('x', 60000))",
         database="pair",
     )
-    rig.server.sql("SET GLOBAL max_allowed_packet = 65536")
-    try:
+    with globally(rig.server, "max_allowed_packet", 65536):
         said = fails(rig, tmp_path, SourceUnsupported)
-    finally:
-        rig.server.sql("SET GLOBAL max_allowed_packet = 67108864")
     assert "pair.quotes" in said
     assert "max_allowed_packet" in said
 

@@ -15,6 +15,7 @@ from stepvault.engines.base import Connection
 from stepvault.engines.postgres import engine
 from stepvault.models import PostgresSource, StoredObject
 from tests.engines.contract import ServerRig, Target
+from tests.engines.driver import Result, back_up
 
 ODD = Path(__file__).with_name("odd.sql")
 _numbers = itertools.count()
@@ -51,6 +52,15 @@ def address(server: PostgresServer, database: str, **more: Any) -> Connection:
         }
         | more
     )
+
+
+def run(server: PostgresServer, database: str, vault: Path, **settings: Any) -> Result:
+    """Back up a database into a folder that is made for it."""
+    vault.mkdir()
+    [result] = back_up(
+        engine, source(database, **settings), vault, connection=address(server, database)
+    )
+    return result
 
 
 def holds(server: PostgresServer, database: str) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
 from stepvault.models import RestoreOptions
-from tests.engines.driver import Result, back_up, restore_job, run_restore
-from tests.engines.postgres.rig import address, holds, new_database, source
+from tests.engines.driver import Result, restore_job, run_restore
+from tests.engines.postgres.rig import address, holds, new_database, run, source
 
 
 @pytest.fixture
@@ -38,14 +38,6 @@ def shop(pg18: PostgresServer) -> str:
         database=name,
     )
     return name
-
-
-def run(server: PostgresServer, database: str, vault: Path, **settings: Any) -> Result:
-    vault.mkdir()
-    [result] = back_up(
-        engine, source(database, **settings), vault, connection=address(server, database)
-    )
-    return result
 
 
 def stored_tables(result: Result) -> set[str]:

@@ -1,5 +1,6 @@
 """Partitions whose rows belong elsewhere in another database: a hash of an enum is one of its oid."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import ConfigInvalid
 from stepvault.models import RestoreOptions
-from tests.engines.driver import Result, back_up, restore_job, run_restore
+from tests.engines.driver import Result, restore_job, run_restore
 from tests.engines.postgres.rig import address, holds, new_database, source
+from tests.engines.postgres.rig import run as back_up_whole
 
+run = partial(back_up_whole, split_above_mb=1)
 ROWS = (
     "SELECT count(*), md5(string_agg(x::text, ',' ORDER BY i))"
     ' FROM (SELECT i, m, a, t FROM late UNION ALL SELECT i, m, a, t FROM "p.early") x'
@@ -41,14 +44,6 @@ def moods(pg18: PostgresServer) -> str:
         database=name,
     )
     return name
-
-
-def run(server: PostgresServer, database: str, vault: Path, **settings: Any) -> Result:
-    vault.mkdir()
-    settings = {"split_above_mb": 1} | settings
-    where = address(server, database)
-    [result] = back_up(engine, source(database, **settings), vault, connection=where)
-    return result
 
 
 def job_for(

@@ -24,7 +24,7 @@ from typing import Any
 
 from stepvault import __version__, engines, keys, secrets
 from stepvault.buckets import Buckets
-from stepvault.catalog import Listed, Vault
+from stepvault.catalog import Listed, Vault, first_astray
 from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
@@ -334,8 +334,8 @@ def _stored_already(unit: Unit, vault: Vault) -> Receipt | None:
     if receipt is None:
         return None
     there = vault.stored_objects(unit.source.name, [unit.run_id])
-    own = [(there.get((unit.run_id, o.name)), o) for o in receipt.objects if o.run_id is None]
-    return receipt if all(found and found.is_still(o) for found, o in own) else None
+    own = (o for o in receipt.objects if o.run_id is None)
+    return None if first_astray(there, unit.run_id, own) else receipt
 
 
 def _receipt(

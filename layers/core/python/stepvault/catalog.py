@@ -6,7 +6,7 @@ Beside ``multipart`` (which writes data) this is the only room that speaks S3 to
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -45,6 +45,21 @@ class Listed(NamedTuple):
         """
         told = None if stored.run_id else stored.etag  # None in older records too
         return self.size == stored.stored_bytes and (None in (told, self.etag) or self.etag == told)
+
+
+def first_astray(
+    there: Mapping[tuple[str, str], Listed], run: str, objects: Iterable[StoredObject]
+) -> tuple[StoredObject, Listed | None] | None:
+    """The first of a run's objects that is not there as it was stored, and what is there instead.
+
+    Args:
+        there: as ``Vault.stored_objects`` gives it.
+    """
+    for stored in objects:
+        found = there.get((stored.run_id or run, stored.name))
+        if found is None or not found.is_still(stored):
+            return stored, found
+    return None
 
 
 class Vault:
@@ -320,12 +335,7 @@ class Vault:
             return [run for run, there in zip(runs, sealed, strict=True) if there]
 
     def exists(self, key: str) -> bool:
-        return self.size(key) is not None
-
-    def size(self, key: str) -> int | None:
-        """Bytes of the object under that key, or None if there is none."""
-        found = self.look(key)
-        return found.size if found else None
+        return self.look(key) is not None
 
     def look(self, key: str) -> Listed | None:
         """What a listing would show of the object under that key, or None if there is none."""
@@ -367,10 +377,9 @@ class Vault:
 
     def listing(self, key: str) -> Iterator[bytes]:
         """A unit's listing, as its engine made it: of a million entries, too much to hold."""
-        size = self.size(key)
-        if size is None:
+        if (found := self.look(key)) is None:
             raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
-        return self.fetch(key, size)
+        return self.fetch(key, found.size)
 
 
 def _json(record: Record) -> bytes:

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from stepvault import __version__, engines, keys, secrets
 from stepvault.catalog import Vault
@@ -265,21 +266,28 @@ def _source(manifest: Manifest) -> Source:
     Raises:
         ConfigInvalid: the backup is beyond this version of the tool.
     """
-    adapter = TypeAdapter[Source](Source)
-    config = deepcopy(manifest.config)
-    try:
-        try:
-            source = adapter.validate_python(config)
-        except ValidationError as error:
-            for problem in error.errors():
-                if problem["type"] == "extra_forbidden":
-                    _drop(config, problem["loc"][1:])
-            source = adapter.validate_python(config)
-    except ValidationError as error:
-        raise _beyond(manifest, str(error.errors()[0]["msg"])) from error
     if manifest.format_version > FORMAT_VERSION:
         raise _beyond(manifest, f"its format is {manifest.format_version}, not {FORMAT_VERSION}")
-    return source
+    config = deepcopy(manifest.config)
+    for problem in _problems(config):
+        if problem["type"] == "extra_forbidden":
+            _drop(config, problem["loc"][1:])  # without the engine, which says which model it is
+    if problems := _problems(config):
+        raise _beyond(manifest, problems[0]["msg"])
+    return _any_source().validate_python(config)
+
+
+@cache
+def _any_source() -> TypeAdapter[Source]:
+    return TypeAdapter(Source)
+
+
+def _problems(config: dict[str, Any]) -> list[ErrorDetails]:
+    try:
+        _any_source().validate_python(config)
+    except ValidationError as error:
+        return error.errors()
+    return []
 
 
 def _drop(config: Any, path: Sequence[Any]) -> None:

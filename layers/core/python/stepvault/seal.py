@@ -1,11 +1,11 @@
 """Makes finished backups exist, and says of a run what it did."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from stepvault import __version__, keys
-from stepvault.catalog import Listed, Vault, config_digest
+from stepvault.catalog import Listed, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
 from stepvault.models import (
     Failure,
@@ -149,12 +149,7 @@ def _problems(
             continue
         if receipt.skipped and any(r.skipped is None for r in receipts.values()):
             problems.append(_failure(unit, "SourceMissing", receipt.skipped))
-        for o in receipt.objects:
-            found = there.get((o.run_id or run, o.name))
-            if found is None or not found.is_still(o):
-                error = _not_as_stored(o, found)
-                problems.append(_failure(unit, type(error).__name__, str(error)))
-                break  # where a whole folder is gone, one line says enough
+        problems += _astray(unit, there, receipt.objects)
     return problems
 
 
@@ -163,13 +158,18 @@ def _make_exist(vault: Vault, unit: Unit, manifest: Manifest) -> list[Failure]:
     if vault.put_manifest(manifest):
         return []
     name, run = unit.source.name, unit.run_id
-    there = vault.stored_objects(name, [run])
-    for o in vault.manifest(name, run).objects:
-        found = there.get((run, o.name))
-        if o.run_id is None and (found is None or not found.is_still(o)):
-            error = _not_as_stored(o, found)
-            return [_failure(unit, type(error).__name__, str(error))]
-    return []
+    own = (o for o in vault.manifest(name, run).objects if o.run_id is None)
+    return _astray(unit, vault.stored_objects(name, [run]), own)
+
+
+def _astray(
+    unit: Unit, there: Mapping[tuple[str, str], Listed], objects: Iterable[StoredObject]
+) -> list[Failure]:
+    """Of what is not there as it was stored the first: if a whole folder is gone, one says enough."""
+    if (astray := first_astray(there, unit.run_id, objects)) is None:
+        return []
+    error = _not_as_stored(*astray)
+    return [_failure(unit, type(error).__name__, str(error))]
 
 
 def _not_as_stored(stored: StoredObject, found: Listed | None) -> BackupTampered:

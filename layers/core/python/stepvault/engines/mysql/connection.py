@@ -201,12 +201,12 @@ def connect(connection: Connection, database: str | None = None) -> Session:
     try:
         session.run("SET SESSION " + ", ".join(_SETTINGS))
         session.wait_for_locks(LOCK_WAIT)
-        for setting in _OPTIONAL_SETTINGS:
-            with suppress(pymysql.Error), driver.cursor() as cursor:
-                cursor.execute(f"SET SESSION {setting}")
+        optional = [f"SET SESSION {setting}" for setting in _OPTIONAL_SETTINGS]
         if not session.mariadb:  # MySQL 8 has roles that are granted and not in force by themselves
+            optional.append("SET ROLE ALL")
+        for statement in optional:
             with suppress(pymysql.Error), driver.cursor() as cursor:
-                cursor.execute("SET ROLE ALL")
+                cursor.execute(statement)
     except BaseException:
         session.close()
         raise

@@ -229,12 +229,13 @@ class PostgresSnapshot:
         moved = [quoted for oid, quoted in self._frozen - names]
         if moved:
             raise SourceChanged(
-                f"{_text(min(moved))} was renamed, or its schema, while it was read", "Try again"
+                f"{session.text(min(moved))} was renamed, or its schema, while it was read",
+                "Try again",
             )
         renamed = [label for oid, label in self._labels.items() if labels.get(oid, label) != label]
         if renamed:
             raise SourceChanged(
-                f"the enum value {_text(min(renamed))} was renamed while tables were read",
+                f"the enum value {session.text(min(renamed))} was renamed while tables were read",
                 "Try again",
             )
 
@@ -459,10 +460,7 @@ class PostgresSnapshot:
                 ]
                 mine = [t for t in mine if not t.unlogged]
             roots = self._roots(holder, seen)
-            sizes = tables.storage(holder, [*mine, *roots.values()])
-            for oid, root in roots.items():  # partitions may have the columns in another order
-                if oid in sizes:
-                    sizes[oid] = replace(sizes[oid], columns=sizes[root.oid].columns)
+            sizes = tables.storage(holder, mine, roots)
             announced = [
                 toc.TableData(
                     oid=t.oid,
@@ -570,10 +568,6 @@ def open_snapshot(job: Job) -> Iterator[PostgresSnapshot]:
 def _copy_from(table: Table, storage: Storage) -> bytes:
     columns = b"(" + storage.columns + b")" if storage.columns else b""
     return b"COPY %b %b FROM stdin;\n" % (table.quoted, columns)
-
-
-def _text(name: bytes) -> str:
-    return name.decode(errors="replace")
 
 
 def _names(found: Sequence[Table]) -> set[tuple[int, bytes]]:

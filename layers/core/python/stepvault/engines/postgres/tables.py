@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 from psycopg import Connection as Session
@@ -166,10 +166,22 @@ def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(escaped, re.DOTALL)
 
 
-def storage(opened: Session, tables: Sequence[Table]) -> dict[int, Storage]:
-    """Columns and sizes by oid; the tables must be locked, or this waits for others' locks."""
-    rows = opened.execute(_COLUMNS, [[t.oid for t in tables]]).fetchall()
-    return {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
+def storage(
+    opened: Session, tables: Sequence[Table], roots: Mapping[int, Table]
+) -> dict[int, Storage]:
+    """Columns and sizes by oid; the tables must be locked, or this waits for others' locks.
+
+    Args:
+        roots: tables whose columns' order is to be that of a partition, by the partition's oid:
+            it may have them in another, but a row must look the same wherever it is.
+    """
+    asked = [t.oid for t in (*tables, *roots.values())]
+    rows = opened.execute(_COLUMNS, [asked]).fetchall()
+    found = {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
+    for table in tables:
+        if root := roots.get(table.oid):
+            found[table.oid] = replace(found[table.oid], columns=found[root.oid].columns)
+    return found
 
 
 def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:

@@ -78,7 +78,7 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
     there = {t.label: t for t in tables.listed(opened) if t.schema != target.NOTES.encode()}
     root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
-    order = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
+    roots = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
     if job.options.only:
         made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
         expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
@@ -86,7 +86,7 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
     both = sorted(expected.keys() & there.keys())
     wanted = [there[name] for name in both]
-    holding = _contents(job, opened, wanted, _sizes(opened, wanted, order))
+    holding = _contents(job, opened, wanted, roots)
     seen: dict[str, Sums] = {}
     told: dict[str, list[StoredObject]] = {}
     for label in both:
@@ -102,23 +102,11 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
     return found
 
 
-def _sizes(
-    opened: Session, wanted: Sequence[Table], order: Mapping[int, Table]
-) -> dict[int, Storage]:
-    """Columns and sizes by oid, with the columns in the order of another table where one is given:
-    a row must look the same in whichever partition it is."""
-    sizes = tables.storage(opened, [*wanted, *order.values()])
-    for table in wanted:
-        if table.oid in order:
-            columns = sizes[order[table.oid].oid].columns
-            sizes[table.oid] = replace(sizes[table.oid], columns=columns)
-    return sizes
-
-
 def _contents(
-    job: RestoreJob, opened: Session, wanted: Sequence[Table], sizes: Mapping[int, Storage]
+    job: RestoreJob, opened: Session, wanted: Sequence[Table], roots: Mapping[int, Table]
 ) -> Mapping[str, Sums]:
-    """What the tables hold, read over the job's connections."""
+    """What the tables hold, read over the job's connections; ``roots`` as ``tables.storage`` has it."""
+    sizes = tables.storage(opened, wanted, roots)
     pending: SimpleQueue[Table] = SimpleQueue()
     for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
         pending.put(table)
