@@ -71,9 +71,9 @@ check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-
 
 # Two processes: two cores. Files stay together, so that each starts its servers once.
 test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
-	@$(PY) -c "from examples.demo import emulator; emulator.prepare(); emulator.build_layers()"
-	@$(PY) examples/demo/postgres_server.py 18 15
-	@$(PY) tests/servers/mysql.py
+	@$(PY) -c "from devtools import emulator; emulator.prepare(); emulator.build_layers()"
+	@$(PY) devtools/servers/postgres.py 18 15
+	@$(PY) devtools/servers/mysql.py
 	@.venv/bin/pytest -q -n 2 --dist loadfile
 
 bench: SYSTEM += restic:restic

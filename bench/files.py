@@ -179,7 +179,7 @@ def walked(root: Path) -> dict[str, Any]:
     from stepvault.engines.files.notes import Notes
     from stepvault.engines.files.tree import Tree
     from stepvault.engines.files.walk import walk
-    from stepvault.models import FilesSource
+    from stepvault.settings import FilesSource
 
     source = FilesSource(name="walk", engine="files", path=str(root))
     best = 0.0

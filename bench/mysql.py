@@ -21,7 +21,7 @@ from bench.harness import (
     run_prefix,
     taken,
 )
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 
 CONNECTIONS = 3
 #: Tables here are a hundredth of real ones, so ours and mydumper's ranges are too.

@@ -11,9 +11,10 @@ from typing import Any
 from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.models import Config, Execution
 from stepvault.plan import RunRequest, plan
+from stepvault.records import Execution
 from stepvault.seal import SealRequest, complain, seal
+from stepvault.settings import Config
 
 
 def run_id(source: str, turn: int) -> str:

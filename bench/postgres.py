@@ -25,7 +25,7 @@ from bench.harness import (
     run_prefix,
     taken,
 )
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 
 ARCH = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
 CLIENT = ROOT / f"build/layers/postgres_client-{ARCH}"

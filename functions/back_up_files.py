@@ -8,7 +8,7 @@ from stepvault import telemetry
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.env import FunctionEnv
-from stepvault.models import Unit, parse
+from stepvault.records import Unit, parse
 
 
 @telemetry.observed

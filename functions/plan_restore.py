@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stepvault import config, telemetry
 from stepvault.catalog import Vault
 from stepvault.env import PlanEnv
-from stepvault.models import parse
+from stepvault.records import parse
 from stepvault.restore import RestoreStart, plan_restore
 
 

@@ -7,8 +7,8 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stepvault import config, telemetry
 from stepvault.catalog import Vault
 from stepvault.env import PlanEnv
-from stepvault.models import parse
 from stepvault.prune import PruneRequest, prune
+from stepvault.records import parse
 
 
 @telemetry.observed

@@ -7,7 +7,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from stepvault import telemetry
 from stepvault.catalog import Vault
 from stepvault.env import FunctionEnv
-from stepvault.models import parse
+from stepvault.records import parse
 from stepvault.restore import RestoreLine, restore_task
 
 

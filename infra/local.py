@@ -12,7 +12,7 @@ from aws_cdk import CliCredentialsStackSynthesizer, IStackSynthesizer
 
 from infra.settings import Settings
 
-#: Holds the code of the functions in the emulator; ``examples/demo/emulator.py`` makes it.
+#: Holds the code of the functions in the emulator; ``devtools/emulator.py`` makes it.
 LOCAL_ASSETS = "stepvault-local-assets"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from examples.demo import emulator
+from devtools import emulator
 from stepvault import storage
 from stepvault.catalog import Vault
 

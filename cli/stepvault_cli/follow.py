@@ -16,8 +16,9 @@ from rich.live import Live
 
 from stepvault import errors, keys
 from stepvault.catalog import Vault
-from stepvault.models import Failure, FilesSource, SourceResult, Summary, Unit
+from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.restore import STAGES
+from stepvault.settings import FilesSource
 from stepvault_cli import aws
 from stepvault_cli.progress import (
     Pace,

@@ -12,8 +12,9 @@ from stepvault import errors
 from stepvault.catalog import Vault
 from stepvault.config import load
 from stepvault.errors import ConfigInvalid
-from stepvault.models import ConnectionSettings, Manifest, RestoreOptions, TargetSettings
+from stepvault.records import Manifest, RestoreOptions
 from stepvault.restore import RestoreRequest, differences, find_manifest, restore_here
+from stepvault.settings import ConnectionSettings, TargetSettings
 from stepvault_cli import aws, output
 from stepvault_cli.common import (
     FAILED,

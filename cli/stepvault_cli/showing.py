@@ -9,7 +9,7 @@ import click
 from stepvault import keys
 from stepvault.catalog import Vault
 from stepvault.errors import RunNotFound, StepvaultError
-from stepvault.models import Manifest, StoredObject, Summary
+from stepvault.records import Manifest, StoredObject, Summary
 from stepvault.restore import find_manifest
 from stepvault_cli import aws, output
 from stepvault_cli.common import Where, json_option, where

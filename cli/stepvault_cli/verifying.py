@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from stepvault.config import load
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from stepvault.restore import RestoreRequest, differences, find_manifest
 from stepvault.verify import verify as verify_backup
 from stepvault_cli import output

@@ -21,8 +21,8 @@ from pathlib import Path
 import boto3
 from rich.console import Console
 
-from examples.demo import compare, emulator, lifelike
-from examples.demo.postgres_server import PostgresServer
+from devtools import comparison, emulator, lifelike
+from devtools.servers.postgres import PostgresServer
 
 out = Console(highlight=False)
 CONFIG = """\
@@ -145,14 +145,14 @@ def check(url: str, place: Path) -> None:
     out.print()
     with step("Compared the databases: rows, content, and the sum that no transaction changes"):
         copy = url.replace("/shop", "/shop_restored")
-        told = compare.postgres(url, copy, moving=("sales.account", "sales.wallet"))
-        told += compare.sqlite(
+        told = comparison.postgres(url, copy, moving=("sales.account", "sales.wallet"))
+        told += comparison.sqlite(
             place / "sources/tickets.sqlite",
             place / "restored/tickets.sqlite",
             ("account", "wallet"),
         )
     with step("Compared the files: names, bytes, modes, times, links"):
-        told.append(compare.files(place / "sources/uploads", place / "restored/uploads"))
+        told.append(comparison.files(place / "sources/uploads", place / "restored/uploads"))
     for line in told:
         out.print(f"  {line}")
 
@@ -179,5 +179,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         out.print("\nStopped; everything is cleaned up.")
-    except (compare.DifferentError, emulator.EmulatorError) as error:
+    except (comparison.DifferentError, emulator.EmulatorError) as error:
         sys.exit(f"\n{error}")

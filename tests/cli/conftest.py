@@ -16,9 +16,10 @@ from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.engines.base import UnitDraft
 from stepvault.errors import StepvaultError
-from stepvault.models import Config, Unit, parse
 from stepvault.plan import RunRequest
+from stepvault.records import Unit, parse
 from stepvault.seal import SealRequest, complain, seal
+from stepvault.settings import Config
 from stepvault_cli import aws as cli_aws
 from stepvault_cli.main import cli
 from tests.core.streams import Scripted, ScriptedEngine

@@ -12,9 +12,10 @@ import pytest
 from stepvault import keys, plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.models import Config, Execution
 from stepvault.plan import RunRequest
+from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
+from stepvault.settings import Config
 from tests.cli.conftest import invoke, units
 
 

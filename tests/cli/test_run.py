@@ -12,8 +12,8 @@ import pytest
 
 from stepvault import keys, plan, storage
 from stepvault.errors import SourceDenied, SourceUnreachable, StorageUnavailable
-from stepvault.models import Execution
 from stepvault.plan import RunInput, RunRequest
+from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
 from stepvault_cli import aws as cli_aws
 from stepvault_cli import follow

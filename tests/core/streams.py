@@ -17,7 +17,8 @@ from stepvault.engines.base import (
     UnitDraft,
 )
 from stepvault.errors import SourceUnreachable
-from stepvault.models import SqliteSource, StoredObject, Unit
+from stepvault.records import StoredObject, Unit
+from stepvault.settings import SqliteSource
 
 RUN = "20261122T010203Z-test"
 

@@ -17,7 +17,7 @@ from stepvault.errors import (
     SourceUnreachable,
     VaultMissing,
 )
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 from tests.core.streams import RUN, Scripted, ScriptedEngine, unit
 
 MIB = multipart.MIB

@@ -7,7 +7,7 @@ import zstandard
 from stepvault import catalog, keys
 from stepvault.catalog import Vault
 from stepvault.errors import BackupTampered, RunNotFound, VaultMissing
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 from tests.core.streams import RUN
 from tests.core.test_prune import put_backup
 

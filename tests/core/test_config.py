@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stepvault import config, expressions, mistakes
 from stepvault.errors import ConfigInvalid
-from stepvault.models import Config, FilesSource, PostgresSource
+from stepvault.settings import Config, FilesSource, PostgresSource
 
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,9 +16,10 @@ from stepvault.errors import (
     SourceUnreachable,
     StorageUnavailable,
 )
-from stepvault.models import Config, Execution, Unit
 from stepvault.plan import RunInput, RunRequest
+from stepvault.records import Execution, Unit
 from stepvault.seal import SealRequest, complain, seal
+from stepvault.settings import Config
 from tests.core.streams import Scripted, ScriptedEngine
 
 CONFIG = Config.model_validate(

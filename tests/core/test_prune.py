@@ -4,17 +4,10 @@ import pytest
 
 from stepvault import keys
 from stepvault.keys import run_id
-from stepvault.models import (
-    Config,
-    Manifest,
-    Receipt,
-    SourceResult,
-    StoredObject,
-    Summary,
-    Unit,
-)
 from stepvault.prune import prune
+from stepvault.records import Manifest, Receipt, SourceResult, StoredObject, Summary, Unit
 from stepvault.seal import SealRequest, seal
+from stepvault.settings import Config
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepvault.keys import run_id, run_started
-from stepvault.models import Retention
 from stepvault.retention import expired
+from stepvault.settings import Retention
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 

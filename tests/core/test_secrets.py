@@ -6,8 +6,8 @@ import boto3
 import pytest
 
 from stepvault.errors import ConfigInvalid, SourceMissing
-from stepvault.models import ConnectionSettings
 from stepvault.secrets import resolve
+from stepvault.settings import ConnectionSettings
 
 RDS = {
     "engine": "postgres",

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import boto3
 import pytest
 
-from examples.demo import emulator
+from devtools import emulator
 from stepvault import storage
 from stepvault.catalog import Vault
 from stepvault.errors import VaultDenied

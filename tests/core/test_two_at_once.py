@@ -10,8 +10,8 @@ from stepvault import backup, keys, multipart, plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.errors import SourceMissing
-from stepvault.models import Execution, Unit
 from stepvault.plan import RunInput, RunRequest
+from stepvault.records import Execution, Unit
 from stepvault.seal import SealRequest, seal
 from stepvault.verify import verify
 from tests.core.streams import Scripted, ScriptedEngine

@@ -32,7 +32,7 @@ from stepvault.errors import (
     StepvaultError,
     TargetNotEmpty,
 )
-from stepvault.models import RestoreOptions, StoredObject
+from stepvault.records import RestoreOptions, StoredObject
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 
 #: Fields of RestoreJob that say where to: path or connection.

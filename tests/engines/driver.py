@@ -31,7 +31,7 @@ from stepvault.engines.base import (
     Stream,
 )
 from stepvault.errors import BackupTampered
-from stepvault.models import RestoreTask, StoredObject
+from stepvault.records import RestoreTask, StoredObject
 
 #: Told of every buffer read: the stream's name and the raw bytes so far.
 Watch = Callable[[str, int], None]

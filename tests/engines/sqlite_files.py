@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from stepvault.engines.sqlite import engine
-from stepvault.models import SqliteSource
+from stepvault.settings import SqliteSource
 from tests.engines import sqlite_writer
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 

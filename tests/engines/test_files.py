@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from stepvault.engines.files import engine
-from stepvault.models import FilesSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import FilesSource
 from tests.engines.contract import EngineContract, Rig
 from tests.engines.files import trees
 

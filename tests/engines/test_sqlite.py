@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from stepvault.engines.sqlite import engine
-from stepvault.models import SqliteSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import SqliteSource
 from tests.engines.contract import EngineContract, Rig, Target
 from tests.engines.sqlite_files import change_a_value, content, make_database
 

@@ -16,7 +16,7 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.sqlite_files import as_nobody, content, make_database, settings
 

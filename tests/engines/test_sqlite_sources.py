@@ -25,7 +25,7 @@ from stepvault.errors import (
     SourceMissing,
     SourceUnsupported,
 )
-from stepvault.models import SqliteSource
+from stepvault.settings import SqliteSource
 from tests.engines.driver import back_up
 from tests.engines.sqlite_files import (
     as_nobody,

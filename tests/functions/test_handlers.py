@@ -11,8 +11,8 @@ import pytest
 
 from stepvault import env
 from stepvault.errors import ConfigInvalid, Permanent, SourcesFailed
-from stepvault.models import Unit, parse
 from stepvault.plan import RunInput
+from stepvault.records import Unit, parse
 from stepvault.restore import RestoreRequest
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo import emulator
+from devtools import emulator
 from infra import bundles, local
 from infra.settings import SettingsError
 from tests.infra.synth import HERE, Template, synthesize

@@ -20,7 +20,7 @@ from typing import Any
 import boto3
 import pytest
 
-from examples.demo import emulator
+from devtools import emulator
 from stepvault import keys
 from tests.infra.synth import HERE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo import emulator
+from devtools import emulator
 from infra import bundles
 from tests.infra.synth import ROOT, Template
 

@@ -17,8 +17,8 @@ import boto3
 import psycopg
 import pytest
 
-from examples.demo import emulator, lifelike
-from examples.demo.postgres_server import PostgresServer
+from devtools import emulator, lifelike
+from devtools.servers.postgres import PostgresServer
 from stepvault.catalog import Vault
 
 CONFIG = """\

@@ -10,8 +10,8 @@ from pathlib import Path
 import boto3
 import pytest
 
-from examples.demo import compare, lifelike
-from examples.demo.postgres_server import unpack
+from devtools import comparison, lifelike
+from devtools.servers.postgres import unpack
 from stepvault import keys
 from stepvault.storage import client
 
@@ -119,7 +119,7 @@ def test_a_postgres_database_comes_back_through_the_restore_machine_at_one_momen
     told = world.restore("shop", "copy", run_id=run, database="shop_copy")
     assert told["status"] == "SUCCEEDED", told
     moving = ("sales.account", "sales.wallet")
-    assert compare.postgres(world.server.url("shop"), world.server.url("shop_copy"), moving)
+    assert comparison.postgres(world.server.url("shop"), world.server.url("shop_copy"), moving)
     assert total(world, "shop_copy") == lifelike.TOTAL
 
 
@@ -135,7 +135,7 @@ def test_stock_pg_restore_restores_the_downloaded_folder(world, downloaded):
     )
     assert (done.returncode, done.stderr) == (0, "")
     moving = ("sales.account", "sales.wallet")
-    compare.postgres(world.server.url("shop"), world.server.url("stock"), moving)
+    comparison.postgres(world.server.url("shop"), world.server.url("stock"), moving)
     assert total(world, "stock") == lifelike.TOTAL
 
 
@@ -150,7 +150,7 @@ def test_an_empty_database_is_a_valid_backup_and_comes_back(world, run):
 def test_sqlite_comes_back_through_the_restore_machine_at_one_moment(world, run):
     assert world.restore("tickets", "folder", run_id=run)["status"] == "SUCCEEDED"
     restored = next(p for p in (world.place / "restored").rglob("*.sqlite"))
-    compare.sqlite(world.place / "tickets.sqlite", restored, ("account", "wallet"))
+    comparison.sqlite(world.place / "tickets.sqlite", restored, ("account", "wallet"))
 
 
 def test_zstd_alone_gives_a_sqlite_file_with_integrity(downloaded, tmp_path):
@@ -166,7 +166,7 @@ def test_gnu_tar_unpacks_the_packs(world, downloaded, tmp_path):
     assert len(packs) >= 4
     for pack in packs:
         subprocess.run(["tar", "--zstd", "-xpf", pack, "-C", tmp_path], check=True)
-    compare.files(world.place / "uploads", tmp_path)
+    comparison.files(world.place / "uploads", tmp_path)
 
 
 def test_files_come_back_at_the_terminal(world, run, tmp_path):
@@ -174,7 +174,7 @@ def test_files_come_back_at_the_terminal(world, run, tmp_path):
     command = [sys.executable, "-m", "stepvault_cli.main", "restore", "uploads", "--run", run]
     done = subprocess.run([*command, "--to", target], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    compare.files(world.place / "uploads", target)
+    comparison.files(world.place / "uploads", target)
 
 
 def test_a_target_that_holds_data_is_refused(world, run):

@@ -14,7 +14,7 @@ import errno, os, signal, sys
 from stepvault.engines.files import beside, walk
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.tree import Tree
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 root, how = sys.argv[1:]
 source = FilesSource(name="walk", engine="files", path=root)

@@ -13,7 +13,8 @@ from stepvault.buckets import Buckets
 from stepvault.engines.base import ObjectEntry
 from stepvault.engines.files import engine, plan
 from stepvault.errors import SourceChanged, SourceMissing
-from stepvault.models import FilesSource, RestoreOptions
+from stepvault.records import RestoreOptions
+from stepvault.settings import FilesSource
 from tests.engines.driver import Result, back_up, previous_of, restore_job, run_restore
 
 OBJECTS = {

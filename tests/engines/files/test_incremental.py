@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from stepvault.engines.files import engine
-from stepvault.models import FilesSource, RestoreOptions
+from stepvault.records import RestoreOptions
+from stepvault.settings import FilesSource
 from tests.engines.driver import Result, Watch, back_up, previous_of, restore_job, run_restore
 from tests.engines.files import trees
 

@@ -13,7 +13,7 @@ import pytest
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import engine, plan
 from stepvault.errors import BackupTampered, ConfigInvalid, TargetNotEmpty
-from stepvault.models import RestoreOptions, StoredObject
+from stepvault.records import RestoreOptions, StoredObject
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.files import trees
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 
 def source(path: Path, **settings: Any) -> FilesSource:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
+from devtools.servers.mysql import MySql
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig
-from tests.servers.mysql import MySql
 
 BRANDS = {"mariadb": MariaDb, "mysql": MySql}
 

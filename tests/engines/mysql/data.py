@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 
 #: One column of every type with values at its borders, filled without the engine's help.
 WIDE = [

@@ -10,10 +10,11 @@ from typing import Any
 import pymysql
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 from stepvault.engines.base import Connection, Engine
 from stepvault.engines.mysql import engine
-from stepvault.models import ConnectionSettings, MySqlSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import ConnectionSettings, MySqlSource
 from tests.engines.contract import ServerContract, ServerRig, Target
 from tests.engines.mysql import data
 

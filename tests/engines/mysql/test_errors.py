@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 from stepvault.engines.base import Connection
 from stepvault.engines.mysql import connection as connection_module
 from stepvault.engines.mysql import definitions

@@ -9,7 +9,7 @@ from stepvault.engines.base import Connection
 from stepvault.engines.mysql import inventory
 from stepvault.engines.mysql.connection import connect
 from stepvault.errors import ConfigInvalid, SourceMissing, TargetMissing, TargetNotEmpty
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig

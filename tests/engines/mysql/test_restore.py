@@ -10,7 +10,7 @@ import pytest
 
 from stepvault.engines.base import RestoreJob
 from stepvault.errors import OutOfTime
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
 

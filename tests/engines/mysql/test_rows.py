@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 from stepvault.engines.mysql.connection import connect
 from stepvault.engines.mysql.contents import Names
 from stepvault.engines.mysql.inventory import Column, Table, matches
 from stepvault.engines.mysql.ranges import cut, walk
 from stepvault.engines.mysql.wire import ROW_END, Wire
-from stepvault.engines.sums import Sums
+from stepvault.engines.row_digest import Sums
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 from tests.engines.driver import back_up
 from tests.engines.mysql import data
 from tests.engines.mysql.test_contract import MariaDbRig

@@ -10,11 +10,11 @@ from typing import Any
 import pymysql
 import pytest
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 from stepvault.engines.base import Connection
 from stepvault.engines.mysql import snapshot as snapshot_module
 from stepvault.engines.mysql.connection import connect
-from stepvault.models import ConnectionSettings, MySqlSource
+from stepvault.settings import ConnectionSettings, MySqlSource
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.mysql.test_contract import MariaDbRig
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from tests.engines.postgres.rig import PostgresRig, make_odd
 
 ROOT = Path(__file__).resolve().parents[3]

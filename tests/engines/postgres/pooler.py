@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from examples.demo.postgres_server import PostgresServer, free_port
+from devtools.servers.postgres import PostgresServer, free_port
 
 
 @contextmanager

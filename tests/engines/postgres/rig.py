@@ -10,10 +10,11 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from examples.demo.postgres_server import PostgresServer, free_port
+from devtools.servers.postgres import PostgresServer, free_port
 from stepvault.engines.base import Connection
 from stepvault.engines.postgres import engine
-from stepvault.models import PostgresSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import PostgresSource
 from tests.engines.contract import ServerRig, Target
 from tests.engines.driver import Result, back_up
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from tests.engines.contract import ServerContract
 from tests.engines.postgres.rig import PostgresRig
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine
 from stepvault.errors import SourceBusy, SourceDenied, TargetNotEmpty
 from tests.engines.driver import Result, back_up, restore_job, run_restore

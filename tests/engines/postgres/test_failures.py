@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from examples.demo.postgres_server import PostgresServer, unpack
+from devtools.servers.postgres import PostgresServer, unpack
 from stepvault.engines.base import Connection, Job, PlanJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import (

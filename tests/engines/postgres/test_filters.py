@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from tests.engines.driver import Result, restore_job, run_restore
 from tests.engines.postgres.rig import address, holds, new_database, run, source
 

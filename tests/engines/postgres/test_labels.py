@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine, toc
 from stepvault.errors import SourceUnsupported
 from tests.engines.driver import Result, back_up, restore_job, run_restore

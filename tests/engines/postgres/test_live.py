@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import Job
 from stepvault.engines.postgres import engine, session, tables
 from stepvault.errors import SourceBusy, SourceChanged, SourceUnreachable, StepvaultError

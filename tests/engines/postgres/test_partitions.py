@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import ConfigInvalid
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from tests.engines.driver import Result, restore_job, run_restore
 from tests.engines.postgres.rig import address, holds, new_database, source
 from tests.engines.postgres.rig import run as back_up_whole

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer, unpack
+from devtools.servers.postgres import PostgresServer, unpack
 from stepvault.engines.postgres import engine
 from stepvault.errors import (
     OutOfTime,
@@ -16,7 +16,7 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
-from stepvault.models import RestoreOptions
+from stepvault.records import RestoreOptions
 from tests.engines.driver import _do, back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, holds, new_database, source
 

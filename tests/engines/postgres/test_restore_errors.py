@@ -5,11 +5,11 @@ from pathlib import Path
 
 import psycopg
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import OutOfTime, SourceDenied, StepvaultError
-from stepvault.models import RestoreOptions, RestoreTask
+from stepvault.records import RestoreOptions, RestoreTask
 from tests.engines.driver import _do, back_up, restore_job
 from tests.engines.postgres.rig import address, holds, new_database, source
 

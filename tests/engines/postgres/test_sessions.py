@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, new_database, source

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.demo.postgres_server import PostgresServer
+from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine
 from stepvault.errors import SourceUnsupported
 from tests.engines.driver import back_up, restore_job, run_restore

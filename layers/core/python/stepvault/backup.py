@@ -30,9 +30,10 @@ from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
 from stepvault.governor import Governor, keep_buffers, settle_memory
-from stepvault.models import DatabaseSettings, Failure, Profile, Receipt, StoredObject, Unit
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
+from stepvault.records import Failure, Profile, Receipt, StoredObject, Unit
+from stepvault.settings import DatabaseSettings
 
 #: What the largest function has; more helpers than that would only take memory.
 _MOST_CORES = 6

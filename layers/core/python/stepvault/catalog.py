@@ -16,7 +16,8 @@ import zstandard
 from stepvault import keys, storage
 from stepvault.compress import decompress
 from stepvault.errors import BackupTampered, RunNotFound, StorageUnavailable
-from stepvault.models import Failure, Kind, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.records import Failure, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.settings import Kind
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

@@ -20,7 +20,7 @@ from typing import Any
 
 from stepvault import expressions, mistakes
 from stepvault.errors import ConfigInvalid, StepvaultError
-from stepvault.models import Config, DatabaseSettings, Retention
+from stepvault.settings import Config, DatabaseSettings, Retention
 
 
 def load(path: str | Path) -> Config:

@@ -22,6 +22,8 @@
         ├── BackupTampered         a stored object does not match its manifest
         ├── TargetMissing          the place to restore to does not exist
         ├── TargetNotEmpty         the place to restore to already holds data
+        ├── TargetUnsupported      the place to restore to cannot take what the backup holds
+        ├── RestoreIncomplete      all was put back but what the report names
         └── SourcesFailed          a run ended with at least one source not backed up
 
 The class name reaches Step Functions as the error's name, so ``Retry`` and the console
@@ -121,6 +123,14 @@ class TargetMissing(Permanent):
 
 class TargetNotEmpty(Permanent):
     """The place to restore to already holds data."""
+
+
+class TargetUnsupported(Permanent):
+    """The place to restore to cannot take all that the backup holds; nothing was written."""
+
+
+class RestoreIncomplete(Permanent):
+    """A restore that kept going has put back all but what its report names."""
 
 
 class SourcesFailed(Permanent):

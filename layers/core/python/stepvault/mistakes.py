@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from stepvault import expressions
 from stepvault.keys import SAFE_NAME
-from stepvault.models import Config, Settings, Source
+from stepvault.settings import Config, Settings, Source
 
 #: Days that CloudWatch Logs accepts; any other number fails in mid-deployment.
 LOG_RETENTION_DAYS = (

@@ -19,19 +19,10 @@ from stepvault.errors import (
     SourceUnreachable,
 )
 from stepvault.governor import Governor
-from stepvault.models import (
-    Config,
-    DatabaseSettings,
-    Execution,
-    FilesSource,
-    Kind,
-    Record,
-    Source,
-    Unit,
-    kind_of,
-)
 from stepvault.multipart import Upload
 from stepvault.profiling import StageMeter
+from stepvault.records import Execution, Record, Unit
+from stepvault.settings import Config, DatabaseSettings, FilesSource, Kind, Source, kind_of
 
 KINDS: tuple[Kind, ...] = ("databases", "files")
 

@@ -6,7 +6,7 @@ import time
 from array import array
 from dataclasses import dataclass, field
 
-from stepvault.models import Profile, Stage, Statistics
+from stepvault.records import Profile, Stage, Statistics
 
 #: Durations kept per stage for the quantiles; beyond it a uniform sample (reservoir, Vitter's R).
 RESERVOIR = 2048

@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.models import Config, Record, Source, StoredObject
+from stepvault.records import Record, StoredObject
 from stepvault.retention import expired
+from stepvault.settings import Config, Source
 
 #: Step Functions lets a failed execution be redriven for 14 days; its receipts stay as long.
 REDRIVABLE = timedelta(days=14)

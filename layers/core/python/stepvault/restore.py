@@ -30,19 +30,16 @@ from stepvault.errors import (
     TargetMissing,
 )
 from stepvault.governor import settle_memory
-from stepvault.models import (
+from stepvault.records import (
     FORMAT_VERSION,
-    Config,
-    DatabaseSettings,
     Execution,
     Manifest,
     Record,
     RestoreOptions,
     RestoreTask,
-    Source,
     StoredObject,
-    TargetSettings,
 )
+from stepvault.settings import Config, DatabaseSettings, Source, TargetSettings
 
 StageName = Literal["before", "data", "after"]
 STAGES: tuple[StageName, ...] = get_args(StageName)

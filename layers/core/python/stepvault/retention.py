@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from stepvault.keys import run_started
-from stepvault.models import Retention
+from stepvault.settings import Retention
 
 
 def expired(sealed: Sequence[str], rule: Retention, now: datetime) -> list[str]:

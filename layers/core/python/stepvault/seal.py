@@ -7,7 +7,8 @@ from typing import Any
 from stepvault import __version__, keys
 from stepvault.catalog import Listed, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
-from stepvault.models import (
+from stepvault.plan import RunInput, fan_out, unfinished
+from stepvault.records import (
     Failure,
     Manifest,
     Receipt,
@@ -18,7 +19,6 @@ from stepvault.models import (
     Unit,
     UnitFacts,
 )
-from stepvault.plan import RunInput, fan_out, unfinished
 
 
 class SealRequest(Record):

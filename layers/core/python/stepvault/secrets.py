@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from stepvault.engines.base import Connection
 from stepvault.errors import ConfigInvalid, SourceDenied, SourceMissing, SourceUnreachable
-from stepvault.models import ConnectionSettings
+from stepvault.settings import ConnectionSettings
 
 _ALIASES = {
     "host": ("host", "hostname", "server"),

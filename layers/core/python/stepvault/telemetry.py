@@ -16,7 +16,7 @@ from stepvault.deadline import Deadline
 from stepvault.env import memory_limit
 from stepvault.errors import StepvaultError
 from stepvault.governor import Governor
-from stepvault.models import Receipt, Summary, Unit
+from stepvault.records import Receipt, Summary, Unit
 
 logger = Logger()
 tracer = Tracer()

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from stepvault.catalog import Vault
 from stepvault.errors import BackupTampered
-from stepvault.models import Manifest, StoredObject
+from stepvault.records import Manifest, StoredObject
 
 #: Objects read at a time; each holds two requests of 8 MiB.
 AT_A_TIME = 4

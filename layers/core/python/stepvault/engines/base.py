@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from stepvault.models import RestoreOptions, RestoreTask, StoredObject
+from stepvault.records import RestoreOptions, RestoreTask, StoredObject, Unrestored
 
 #: Bytes as they travel: the reader may reuse the memory once the next buffer is asked for.
 #: 64 KiB to 1 MiB at a time is what zstd likes.
@@ -226,6 +226,10 @@ class RestoreJob:
     remaining: Callable[[], float] = lambda: float("inf")
     progress: Callable[[str, int], None] = lambda what, done: None
     """Told of each further piece: the object's name and how many raw bytes more were put back."""
+    unrestored: Callable[[Unrestored], None] = lambda what: None
+    """Told of each thing that ``options.keep_going`` or ``options.without`` left out."""
+    not_compared: Callable[[str], None] = lambda what: None
+    """Told by ``differences`` of each kind of thing that it does not look at."""
 
 
 class Engine(Protocol):

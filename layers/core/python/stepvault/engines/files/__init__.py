@@ -15,7 +15,7 @@ from stepvault.engines.files import plan as planning
 from stepvault.engines.files import restore as restoring
 from stepvault.engines.files.unit import open_unit
 from stepvault.errors import Permanent, SourceCorrupt, SourceDenied, SourceUnsupported
-from stepvault.models import RestoreTask
+from stepvault.records import RestoreTask
 
 
 class FilesEngine:

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NoReturn
 from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.tree import Tree
 from stepvault.engines.files.walk import Entry, Fields, stretches
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 #: Entries sent at a time, at least.
 _TOGETHER = 512

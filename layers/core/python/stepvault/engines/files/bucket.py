@@ -27,7 +27,7 @@ from stepvault.engines.files.selection import Filters
 from stepvault.engines.files.tree import walk_key
 from stepvault.engines.files.walk import FILE, Entry
 from stepvault.errors import SourceChanged, SourceDenied, SourceMissing
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 SCHEME = "s3://"
 

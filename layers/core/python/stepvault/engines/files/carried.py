@@ -10,7 +10,7 @@ from typing import Any
 from stepvault.engines.base import Buffer, EndFrame, Stored, Stream
 from stepvault.engines.files import index, listing
 from stepvault.errors import OutOfTime
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 
 class CarriedUnit:

@@ -16,7 +16,7 @@ from stepvault.engines.files.tree import Tree, show, split, walk_key
 from stepvault.engines.files.walk import DIRECTORY, FILE, LINK, Entry, walk
 from stepvault.engines.files.xattrs import xattrs_at
 from stepvault.errors import TargetMissing
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 _KINDS = {
     index.DIRECTORY: DIRECTORY,

@@ -24,7 +24,7 @@ from stepvault.engines.files.tree import Tree, split
 from stepvault.engines.files.walk import VANISHED, unreadable, vanished
 from stepvault.engines.files.xattrs import xattrs_at, xattrs_of
 from stepvault.errors import SourceCorrupt
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 _BUFFER = 1 << 20
 #: Threads that read ahead on network file systems, and the files of up to a MiB they may hold.

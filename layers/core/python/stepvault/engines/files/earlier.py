@@ -15,7 +15,8 @@ from stepvault.engines.files import index, tar
 from stepvault.engines.files.spool import BLOCK, Spooled, cut
 from stepvault.engines.files.tree import walk_key
 from stepvault.engines.files.walk import Entry
-from stepvault.models import FilesSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import FilesSource
 
 #: The unit of unchanged entries.
 CARRIED = "carried"

@@ -21,7 +21,7 @@ from stepvault.engines.base import Buffer, Counts, EndFrame, Stored
 from stepvault.engines.files.spool import cut
 from stepvault.engines.files.tree import walk_key
 from stepvault.errors import BackupTampered
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 SUFFIX = ".index.tsv.zst"
 VERSION = 1

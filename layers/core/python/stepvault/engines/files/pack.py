@@ -17,7 +17,7 @@ from stepvault.engines.files.notes import Notes
 from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree import show
 from stepvault.errors import OutOfTime
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 #: Raw bytes of a frame, the path's own size (decision 0003). What that adds to the stored bytes,
 #: against one stream per pack at the same level, with a window over the whole frame:

@@ -24,7 +24,8 @@ from stepvault.engines.files.spool import Records, Spool
 from stepvault.engines.files.tree import Tree
 from stepvault.engines.files.walk import DIRECTORY, FILE, Entry, walk
 from stepvault.errors import BackupTampered, SourceUnsupported
-from stepvault.models import FilesSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import FilesSource
 
 #: A file larger than this is read in ranges by several units, each of this many bytes.
 SPLIT_ABOVE = 100 * 10**9

@@ -32,7 +32,7 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
-from stepvault.models import RestoreTask, StoredObject
+from stepvault.records import RestoreTask, StoredObject
 
 _HOLES = (index.SPARSE, index.PIECE, index.SPARSE_HARD_LINK)
 _STAGING = ".stepvault-restore-"

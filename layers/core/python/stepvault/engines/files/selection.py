@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from stepvault.engines.files import index
 from stepvault.engines.files.globs import Globs
 from stepvault.engines.files.tree import ROOT
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 
 def _above(path: bytes) -> Iterator[bytes]:

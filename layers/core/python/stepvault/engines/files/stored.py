@@ -8,7 +8,7 @@ from stepvault.engines.files import index
 from stepvault.engines.files.selection import Selection
 from stepvault.engines.files.spool import Records
 from stepvault.errors import BackupTampered
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 PACK_SUFFIX = ".tar.zst"
 

@@ -14,7 +14,7 @@ from stepvault.engines.files.pack import PackedUnit
 from stepvault.engines.files.tree import ROOT, Tree
 from stepvault.engines.mounts import is_network
 from stepvault.errors import SourceUnsupported
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import zstandard
 from stepvault.engines.files import index, tar
 from stepvault.engines.files.index import Line
 from stepvault.errors import BackupTampered
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 ReadRange = Callable[[StoredObject, int, int], bytes]
 

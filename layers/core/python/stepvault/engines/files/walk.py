@@ -21,7 +21,7 @@ from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree import ROOT, Tree, join, show
 from stepvault.engines.mounts import is_network
 from stepvault.errors import SourceDenied, SourceMissing
-from stepvault.models import FilesSource
+from stepvault.settings import FilesSource
 
 #: Names of one directory held in memory; a larger directory is sorted on disk.
 _NAMES = 50_000

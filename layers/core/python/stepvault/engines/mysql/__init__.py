@@ -22,7 +22,7 @@ from stepvault.engines.base import (
 )
 from stepvault.engines.mysql import proof, restore
 from stepvault.engines.mysql.dump import MySqlSnapshot
-from stepvault.models import RestoreTask
+from stepvault.records import RestoreTask
 
 
 class MySqlEngine:

@@ -10,7 +10,7 @@ from stepvault.engines.mysql import definitions
 from stepvault.engines.mysql.connection import Session
 from stepvault.engines.mysql.inventory import Table, matches, tables
 from stepvault.errors import SourceMissing, SourceUnsupported
-from stepvault.models import MySqlSource
+from stepvault.settings import MySqlSource
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 

@@ -32,9 +32,10 @@ from stepvault.engines.mysql.inventory import Column, Table, created, databases,
 from stepvault.engines.mysql.rows import statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.snapshot import Moment, freeze, gtid_at
-from stepvault.engines.sums import Sums
+from stepvault.engines.row_digest import Sums
 from stepvault.errors import SourceBusy, SourceChanged
-from stepvault.models import MySqlSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import MySqlSource
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from stepvault.engines.mysql.connection import Session
 from stepvault.engines.mysql.inventory import Table, tables
 from stepvault.engines.mysql.rows import statements
 from stepvault.engines.mysql.target import Chosen, choose, in_parallel, session_of
-from stepvault.engines.sums import Sums
+from stepvault.engines.row_digest import Sums
 
 
 def differences(job: RestoreJob) -> list[str]:

@@ -19,7 +19,7 @@ from stepvault.errors import (
     SourceUnsupported,
     StepvaultError,
 )
-from stepvault.models import RestoreTask, StoredObject
+from stepvault.records import RestoreTask, StoredObject
 
 #: A data task takes about this many raw bytes.
 _TASK_BYTES = 2 << 30

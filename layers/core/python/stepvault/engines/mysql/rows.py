@@ -5,7 +5,7 @@ row is one field, cut out of the socket's bytes by ``wire.py``. Only rows with l
 or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
 and gives NULL beyond its ``max_allowed_packet``.
 
-A row's content is hashed as the text of its line (``engines.sums``).
+A row's content is hashed as the text of its line (``engines.row_digest``).
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
 from stepvault.engines.mysql.wire import RECEIVE, ROW_END, answer
-from stepvault.engines.sums import Sums
+from stepvault.engines.row_digest import Sums
 from stepvault.errors import SourceUnsupported
 
 #: Rows whose BLOB and TEXT values sum up to more bytes come raw.

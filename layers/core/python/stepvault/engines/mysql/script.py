@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Sequence
 
 from stepvault.engines.mysql.definitions import END
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 _HEAD = r"""#!/bin/sh
 # Restores this folder without Stepvault. Needs sh, zstd, sed and the mysql or mariadb client.

@@ -11,7 +11,7 @@ from stepvault.engines.mysql import definitions
 from stepvault.engines.mysql.connection import Session, connect, literal, quote, server_of
 from stepvault.engines.mysql.inventory import matches, tables
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
-from stepvault.models import StoredObject
+from stepvault.records import StoredObject
 
 #: Seconds; the loads of one table may stand in each other's way for a while.
 _LOCK_WAIT = 120

@@ -21,7 +21,7 @@ from stepvault.engines.base import (
 )
 from stepvault.engines.postgres import restore, verify
 from stepvault.engines.postgres.snapshot import open_snapshot
-from stepvault.models import RestoreTask
+from stepvault.records import RestoreTask
 
 
 class Postgres:

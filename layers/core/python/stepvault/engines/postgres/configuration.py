@@ -14,8 +14,8 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import failures, restore, target
 from stepvault.engines.postgres.reader import Content
 from stepvault.engines.postgres.toc import Entry, Toc
-from stepvault.engines.sums import Sums
-from stepvault.models import StoredObject
+from stepvault.engines.row_digest import Sums
+from stepvault.records import StoredObject
 
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
 _COPY = re.compile(rb"COPY (%b\.%b) (?:\((.*)\) )?FROM stdin;\n" % (_NAME, _NAME), re.DOTALL)

@@ -14,7 +14,7 @@ from stepvault.engines.postgres.session import text
 from stepvault.engines.postgres.tables import Table
 from stepvault.engines.postgres.toc import Entry, Toc
 from stepvault.errors import ConfigInvalid
-from stepvault.models import PostgresSource
+from stepvault.settings import PostgresSource
 
 #: Everything that pg_depend says rests on these tables. A view rests on its _RETURN rule the
 #: wrong way round, a table's row type rests on the table. A sequence that another table's default

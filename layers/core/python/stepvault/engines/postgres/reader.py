@@ -20,7 +20,7 @@ import xxhash
 
 from stepvault.engines.base import Connection
 from stepvault.engines.postgres import failures, programs
-from stepvault.engines.sums import Sums
+from stepvault.engines.row_digest import Sums
 from stepvault.errors import SourceUnreachable, StepvaultError
 
 #: What the kernel lets a pipe hold.

@@ -26,7 +26,7 @@ from stepvault.engines.postgres import (
 )
 from stepvault.engines.postgres.snapshot import TRAILER
 from stepvault.errors import BackupTampered, OutOfTime, RunNotFound, TargetMissing
-from stepvault.models import RestoreTask, StoredObject
+from stepvault.records import RestoreTask, StoredObject
 
 #: A task loads small tables until it has this many raw bytes or objects.
 TASK_BYTES = 256 << 20

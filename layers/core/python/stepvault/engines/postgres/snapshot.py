@@ -31,7 +31,8 @@ from stepvault.errors import (
     SourceUnsupported,
     StepvaultError,
 )
-from stepvault.models import PostgresSource, StoredObject
+from stepvault.records import StoredObject
+from stepvault.settings import PostgresSource
 
 #: The oldest server whose catalogs our queries know.
 OLDEST = 12

@@ -33,8 +33,8 @@ from stepvault.engines.postgres import (
 from stepvault.engines.postgres.reader import Content, Reader
 from stepvault.engines.postgres.restore import read_toc, rows_alone
 from stepvault.engines.postgres.tables import Storage, Table
-from stepvault.engines.sums import Sums, total
-from stepvault.models import StoredObject
+from stepvault.engines.row_digest import Sums, total
+from stepvault.records import StoredObject
 
 _SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
 _LARGE = re.compile(r"blob_(\d+)\.dat(\.zst)?")

@@ -39,7 +39,8 @@ from stepvault.engines.sqlite.find import (
 from stepvault.engines.sqlite.freeze import Frozen, frozen
 from stepvault.engines.sqlite.streams import FileStream, ObjectStream
 from stepvault.errors import SourceUnsupported, StepvaultError
-from stepvault.models import RestoreTask, SqliteSource, StoredObject
+from stepvault.records import RestoreTask, StoredObject
+from stepvault.settings import SqliteSource
 
 
 @dataclass

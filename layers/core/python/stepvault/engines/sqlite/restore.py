@@ -22,7 +22,7 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
-from stepvault.models import RestoreTask, StoredObject
+from stepvault.records import RestoreTask, StoredObject
 
 _LOGS = ("-wal", "-journal")
 _COMPANIONS = (*_LOGS, "-shm")

@@ -9,7 +9,7 @@ MiniStack pins a botocore of its own and therefore lives in its own environment,
         outputs = emulator.deploy(endpoint, Path("stepvault.toml"))
         client = boto3.client("s3", **emulator.client_options(endpoint))
 
-At a terminal: ``python -m examples.demo.emulator [PORT]`` runs one until Ctrl-C.
+At a terminal: ``python -m devtools.emulator [PORT]`` runs one until Ctrl-C.
 """
 
 import hashlib
@@ -29,9 +29,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from examples.demo.postgres_server import free_port
+from devtools.servers.postgres import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / "build" / "emulator-venv"
 LOCK = Path(__file__).with_suffix(".txt")
 PROGRAM = Path(__file__).with_name("ministack_plus.py")

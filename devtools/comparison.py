@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from examples.demo.lifelike import TOTAL
+from devtools.lifelike import TOTAL
 
 _TABLES = """
 SELECT quote_ident(nspname) || '.' || quote_ident(relname)

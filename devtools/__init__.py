@@ -1,0 +1,2 @@
+"""What the demo, the tests and the benchmarks share: AWS and servers on this machine, lifelike data,
+comparison. Nothing of it goes to Lambda."""

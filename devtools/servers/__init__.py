@@ -1,0 +1,1 @@
+"""Real database servers on this machine, each a context manager."""
