@@ -1,8 +1,8 @@
-"""One connection to a MySQL or MariaDB server, and what its errors mean.
+"""One connection to a MySQL or MariaDB server.
 
-``connect`` opens a :class:`Session` whose settings make values survive the trip; every method
-of it raises errors of ``stepvault.errors`` only. ``Session.stream`` gives the raw socket to
-``rows.py``, which reads faster than the driver can.
+``connect`` opens a :class:`Session` and sets it up so that values are read and written exactly.
+Every method of a session raises errors of ``stepvault.errors`` only. ``Session.stream`` gives the
+raw socket to ``wire.py``, which reads faster than the driver can.
 """
 
 import re
@@ -10,31 +10,21 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, NoReturn
+from typing import Any
 
 import pymysql
 from pymysql.constants import COMMAND, FIELD_TYPE
 from pymysql.cursors import Cursor
 
 from stepvault.engines.base import Connection
-from stepvault.errors import (
-    ConfigInvalid,
-    OutOfTime,
-    SourceBusy,
-    SourceChanged,
-    SourceCorrupt,
-    SourceDenied,
-    SourceMissing,
-    SourceUnreachable,
-    SourceUnsupported,
-    StepvaultError,
-)
+from stepvault.engines.mysql.errors import fail, number_and_text
+from stepvault.errors import ConfigInvalid, OutOfTime, SourceUnsupported, StepvaultError
 
 #: Seconds that any statement waits for a lock before it says who holds it.
 LOCK_WAIT = 10
 #: Seconds without a byte from the server before the connection counts as lost.
 READ_TIMEOUT = 600
-#: What the text of values means, in our sessions and at the top of every file.
+#: How the server reads and writes values as text, in our sessions and in every file.
 SQL_MODE = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES"
 
 _SETTINGS = (
@@ -42,7 +32,7 @@ _SETTINGS = (
     "time_zone='+00:00'",
     "wait_timeout=28800",
     "net_read_timeout=3600",
-    "net_write_timeout=3600",  # a slow vault holds the reader back, not the server's patience
+    "net_write_timeout=3600",  # a slow upload must not make the server end the connection
     "sql_quote_show_create=1",
     # A server-wide limit would end a table early in silence.
     "sql_select_limit=18446744073709551615",
@@ -56,19 +46,19 @@ _OPTIONAL_SETTINGS = (
     "idle_transaction_timeout=0",  # MariaDB
     "idle_readonly_transaction_timeout=0",  # MariaDB
     "show_create_table_skip_secondary_engine=0",  # MySQL 8
-    "information_schema_stats_expiry=0",  # MySQL 8: sizes and times as they are, not of yesterday
-    "max_error_count=1024",  # warnings tell of values that could not be given as they are
-    "check_constraint_checks=0",  # MariaDB: rows older than a CHECK come back, too
+    "information_schema_stats_expiry=0",  # MySQL 8: current sizes and times, not cached ones
+    "max_error_count=1024",  # warnings name the values that the server could not give exactly
+    "check_constraint_checks=0",  # MariaDB: a table may hold rows that are older than its CHECK
 )
 
 
 def quote(name: str) -> str:
-    """An identifier as SQL wants it."""
+    """Quote an identifier for SQL."""
     return "`" + name.replace("`", "``") + "`"
 
 
 def literal(text: str) -> str:
-    """A string as SQL wants it."""
+    """Quote a string for SQL."""
     return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
@@ -80,7 +70,7 @@ class Session:
         self.address = address
         self.cancelled = False
         self.in_answer = False
-        """An answer is being streamed; until it ends the connection is good for nothing else."""
+        """True while an answer is being streamed: no other statement can run until it has ended."""
         self.id: int = driver.thread_id()  # type: ignore[no-untyped-call]
         version: str = driver.get_server_info()  # type: ignore[no-untyped-call]
         self.version = version.removeprefix("5.5.5-")  # MariaDB's mask for old clients
@@ -91,33 +81,38 @@ class Session:
         self.number = tuple(int(n) for n in numbers.groups())
 
     def rows(self, sql: str, what: str = "") -> list[tuple[Any, ...]]:
-        """All rows of a small result; ``what`` it is about stands in errors' messages."""
+        """Return all rows of a small result.
+
+        Args:
+            sql: the query.
+            what: the thing it is about, for the messages of errors.
+        """
         with self.errors(what), self._driver.cursor() as cursor:
             cursor.execute(sql)
             return [tuple(map(_decoded, row)) for row in cursor.fetchall()]
 
     def one(self, sql: str, what: str = "") -> tuple[Any, ...]:
-        """The only row, or an empty tuple."""
+        """Return the first row, or an empty tuple if there is none."""
         return next(iter(self.rows(sql, what)), ())
 
     def run(self, sql: str | bytes, what: str = "") -> int:
-        """Run a statement; returns the rows it changed."""
+        """Run a statement and return the number of rows it changed."""
         with self.errors(what):
             return self._driver.query(sql)
 
     def stream(self, sql: str) -> socket.socket:
-        """Send a query and return the socket its answer comes through."""
+        """Send a query and return the socket from which its answer can be read."""
         self.in_answer = True
         with self.errors():
             self._driver._execute_command(COMMAND.COM_QUERY, sql)  # type: ignore[attr-defined]
         return self._driver._sock  # type: ignore[attr-defined,no-any-return]
 
     def wait_for_locks(self, seconds: int) -> None:
-        """How long a statement waits for a lock before it fails."""
+        """Set how many seconds a statement waits for a lock before it fails."""
         self.run(f"SET SESSION lock_wait_timeout={seconds}, innodb_lock_wait_timeout={seconds}")
 
     def cut(self) -> None:
-        """Break the connection from another thread: whoever reads from it gets an error."""
+        """Break the connection from another thread: a blocked reader gets an error."""
         self.cancelled = True
         sock = getattr(self._driver, "_sock", None)
         if sock is not None:
@@ -125,12 +120,13 @@ class Session:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        # _force_close: no farewell on a connection that may be broken or in mid-answer.
+        """Close the connection, whatever state it is in."""
+        # _force_close sends nothing: the connection may be broken or in the middle of an answer.
         self._driver._force_close()  # type: ignore[attr-defined]
 
     @contextmanager
     def errors(self, what: str = "") -> Iterator[None]:
-        """Raise the driver's and the network's errors as ours.
+        """Turn errors of the driver and the network into ours.
 
         Args:
             what: the thing at hand, such as a table, for the message.
@@ -139,22 +135,21 @@ class Session:
             yield
         except (pymysql.Error, OSError) as error:
             if self.cancelled:
-                raise OutOfTime(f"reading from {self.address} was called off") from None
-            number, said = _number_and_text(error)
-            fail(number, said, self.address, what)
+                raise OutOfTime(f"reading from {self.address} was cancelled") from None
+            fail(*number_and_text(error), self.address, what)
 
 
-#: Numbers become int, all else comes as text.
+#: Integers become int, everything else comes as text.
 _CONVERSIONS: dict[Any, Any] = dict.fromkeys(
     (FIELD_TYPE.TINY, FIELD_TYPE.SHORT, FIELD_TYPE.INT24, FIELD_TYPE.LONG, FIELD_TYPE.LONGLONG), int
 )
 
 
 def server_of(connection: Connection | None) -> Connection:
-    """The connection, which this engine cannot do without.
+    """Return the connection, which must be there.
 
     Raises:
-        ConfigInvalid: there is none.
+        ConfigInvalid: it is None.
     """
     if connection is None:
         raise ConfigInvalid("a MySQL source or target needs a connection", "Give it one")
@@ -165,8 +160,8 @@ def connect(connection: Connection, database: str | None = None) -> Session:
     """Open a connection and set it up.
 
     Args:
-        connection: where and who.
-        database: the database to use; the connection's own is not opened by itself.
+        connection: address and credentials.
+        database: the database to use; None to use none, whatever the connection names.
 
     Raises:
         SourceUnreachable, SourceDenied, SourceMissing, SourceBusy, SourceUnsupported, ConfigInvalid.
@@ -182,7 +177,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
             database=database,
             charset="utf8mb4",
             conv=_CONVERSIONS,
-            use_unicode=False,  # definitions may hold bytes that are no text, see _decoded
+            use_unicode=False,  # definitions may hold bytes that are not UTF-8, see _decoded
             autocommit=True,
             connect_timeout=connection.connect_timeout,
             read_timeout=connection.connect_timeout,  # for the greeting; see below
@@ -191,8 +186,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
             **_tls(connection),
         )
     except (pymysql.Error, OSError) as error:
-        number, said = _number_and_text(error)
-        fail(number, said, f"{address} (user {connection.user})", "")
+        fail(*number_and_text(error), f"{address} (user {connection.user})", "")
     except RuntimeError as error:  # MySQL 8 takes a password only over TLS or with cryptography
         raise ConfigInvalid(f"{address}: {error}", "Set the connection's tls to require") from None
     driver._read_timeout = READ_TIMEOUT  # type: ignore[attr-defined]
@@ -202,7 +196,7 @@ def connect(connection: Connection, database: str | None = None) -> Session:
         session.run("SET SESSION " + ", ".join(_SETTINGS))
         session.wait_for_locks(LOCK_WAIT)
         optional = [f"SET SESSION {setting}" for setting in _OPTIONAL_SETTINGS]
-        if not session.mariadb:  # MySQL 8 has roles that are granted and not in force by themselves
+        if not session.mariadb:  # in MySQL 8 a granted role is not active by itself
             optional.append("SET ROLE ALL")
         for statement in optional:
             with suppress(pymysql.Error), driver.cursor() as cursor:
@@ -226,7 +220,7 @@ def _tls(connection: Connection) -> dict[str, Any]:
             f"connection.tls_ca: cannot read {connection.tls_ca}: {error.strerror or error}",
             "Name a readable PEM file",
         ) from None
-    # As the driver does for its own contexts: the CAs that MySQL makes for itself break the rules.
+    # As the driver does: the certificates that MySQL generates do not pass the strict checks.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.check_hostname = mode == "verify-full"
     if mode == "require":
@@ -235,7 +229,7 @@ def _tls(connection: Connection) -> dict[str, Any]:
 
 
 def _keep_alive(sock: socket.socket) -> None:
-    """Notice within two minutes that the other side is gone, though nothing is being sent."""
+    """Notice within two minutes that the server is gone, even while nothing is sent."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for option, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 15), ("TCP_KEEPCNT", 4)):
         if hasattr(socket, option):
@@ -243,66 +237,28 @@ def _keep_alive(sock: socket.socket) -> None:
 
 
 def _decoded(value: Any) -> Any:
-    """Bytes as text; those that are none (the default of a binary column) come back by
-    encoding with surrogateescape."""
+    """Decode bytes as text.
+
+    Bytes that are not UTF-8 (the default of a binary column) become surrogates, which encoding
+    with surrogateescape turns back.
+    """
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-def _number_and_text(error: Exception) -> tuple[int, str]:
-    if isinstance(getattr(error, "original_exception", error), ssl.SSLError):
-        return 2026, str(error.args[-1])
-    if isinstance(error, pymysql.Error) and len(error.args) >= 2:
-        return int(error.args[0]), str(error.args[1])
-    return 2013, str(error) or type(error).__name__
-
-
-_PACKET = "Raise max_allowed_packet on the server above the size of its largest row"
-_GRANT = "Grant the user SELECT, SHOW VIEW, TRIGGER, EVENT and (for routines) SELECT ON mysql.proc or SHOW_ROUTINE"
-
-#: Server and client error numbers by what they mean to the caller.
-_MEANING: dict[int, tuple[type[StepvaultError], str]] = {
-    number: (kind, fix)
-    for numbers, kind, fix in (
-        ((1045, 1698, 1130), SourceDenied, "Check user, password and the host the user may come from"),
-        ((1044, 1142, 1143, 1227, 1370, 1419), SourceDenied, _GRANT),
-        ((1049,), SourceMissing, "Check the database's name"),
-        ((2026,), SourceUnreachable, "Check the connection's tls and tls_ca against the server's certificate"),
-        (
-            (0, 2002, 2003, 2005, 2006, 2013, 2055, 1053, 1077, 1079, 1080, 1927, 1317, 1152, 1158, 1159, 1160, 1161),
-            SourceUnreachable,
-            "Check that the server runs and that host, port, security group and route let us in",
-        ),
-        ((1040, 1203, 1226, 1129), SourceBusy, "Wait, or allow the user more connections"),
-        ((1205, 1213, 3572), SourceBusy, "Run the backup when the lock is free"),
-        ((1969, 3024), SourceBusy, "Raise the server's limit on a statement's time for this user"),
-        ((1412, 1146, 1051, 1054, 1932), SourceChanged, "Try again when no migration is under way"),
-        ((1153, 1301, 1162, 1105), SourceUnsupported, _PACKET),
-        ((126, 127, 134, 144, 145, 1034, 1035, 1194, 1195, 1712), SourceCorrupt, "Run CHECK TABLE on the server"),
-    )
-    for number in numbers
-}  # fmt: skip
-
-
-def fail(number: int, said: str, address: str, what: str) -> NoReturn:
-    """Raise the error that the server's number stands for."""
-    kind, fix = _MEANING.get(number, (SourceUnsupported, ""))
-    about = f"{what}: " if what else ""
-    raise kind(f"{about}{address} answered {number}: {said.strip().rstrip('.')}", fix) from None
-
-
 def blocking(connection: Connection, own: Sequence[int]) -> str:
-    """Who most likely holds the lock, for a message; never raises.
+    """Describe who most likely holds a lock, for a message; never raise.
 
     Args:
-        own: connection ids that are ours.
+        connection: how to reach the server.
+        own: the ids of our own connections.
     """
     try:
         session = connect(connection)
     except StepvaultError:
-        return "the holder could not be asked for"
+        return "the server could not be asked who holds it"
     try:
         ours = ",".join(str(i) for i in (*own, session.id))
-        # Statements that run come first, then idle transactions, then idle connections.
+        # Running statements first, then idle transactions, then idle connections.
         rows = session.rows(
             "SELECT p.id, p.user, p.host, p.command, p.time, COALESCE(p.info, '') FROM information_schema.processlist p"
             " LEFT JOIN information_schema.innodb_trx t ON t.trx_mysql_thread_id = p.id"
@@ -315,7 +271,7 @@ def blocking(connection: Connection, own: Sequence[int]) -> str:
     finally:
         session.close()
     if not rows:
-        return "the holder is not visible to this user: grant PROCESS to have it named"
+        return "this user may not see who holds it: grant PROCESS to have the holder named"
     number, user, host, command, seconds, statement = rows[0]
     doing = f"running {statement[:200]!r}" if statement else f"idle ({command})"
     return f"most likely held by connection {number} of {user}@{host}, {doing} for {seconds} s"
