@@ -18,7 +18,7 @@ from stepvault.errors import (
 )
 from stepvault.records import RestoreOptions
 from tests.engines.driver import back_up, restore_job, run_restore
-from tests.engines.sqlite_files import as_nobody, content, make_database, settings
+from tests.engines.sqlite.databases import as_nobody, content, make_database, settings
 
 OVERWRITE = RestoreOptions(overwrite=True)
 

@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from stepvault.engines.sqlite.check import examine
-from stepvault.engines.sqlite.connect import Opened, companion, connect
-from stepvault.engines.sqlite.explain import cancelled, explained
+from stepvault.engines.sqlite.errors import cancelled, reading
+from stepvault.engines.sqlite.integrity import examine
+from stepvault.engines.sqlite.session import Session, companion, connect
 from stepvault.engines.sqlite.wal import BLOCK, Header, Wal
 from stepvault.errors import SourceBusy, SourceChanged, SourceCorrupt, SourceUnsupported
 
@@ -48,8 +48,8 @@ _PROGRESS_STEPS = 100_000
 
 
 @dataclass
-class Frozen:
-    """A database that does not change while this exists."""
+class DatabaseSnapshot:
+    """A database that does not change while this object exists."""
 
     name: str
     connection: sqlite3.Connection
@@ -64,19 +64,19 @@ class Frozen:
     wal: Wal | None = None
     schema_readable: bool = True
     remark: str | None = None
-    """What SQLite's check says against a script of it, though its pages are whole."""
+    """Why a script of it might not run, though its pages are whole."""
 
     def __post_init__(self) -> None:
-        self._found = os.fstat(self.file)
+        self._before = os.fstat(self.file)
         self._holes = 0
 
     @property
     def size(self) -> int:
-        """Bytes of the database."""
+        """Return the size of the database in bytes."""
         return self.page_size * self.pages
 
     def read(self) -> Iterator[memoryview]:
-        """The database file as of the frozen commit; the buffer is used again.
+        """Read the database file as of the frozen commit; the buffer is used again.
 
         Raises:
             SourceChanged: the file was changed or cut past SQLite, or the lock was lost.
@@ -88,14 +88,14 @@ class Frozen:
             if self.stop.is_set():
                 raise cancelled(self.name)
             part = block[: min(BLOCK, self.size - start)]
-            with explained(self.name):
+            with reading(self.name):
                 self._fill(part, start)
             yield part
         self._check()
 
     def _fill(self, part: memoryview, start: int) -> None:
         """Read one block from the file and lay the log's pages over it."""
-        in_file = max(0, min(len(part), self._found.st_size - start))
+        in_file = max(0, min(len(part), self._before.st_size - start))
         self._read_exactly(self.file, part[:in_file], start)
         part[in_file:] = bytes(len(part) - in_file)
         frames = self.wal.frames.get(start // BLOCK) if self.wal else None
@@ -112,21 +112,21 @@ class Frozen:
     def _read_exactly(self, file: int, into: memoryview, offset: int) -> None:
         done = 0
         while done < len(into):
-            got = os.preadv(file, [into[done:]], offset + done)
-            if not got:
+            count = os.preadv(file, [into[done:]], offset + done)
+            if not count:
                 raise SourceChanged(
                     f"SQLite file {self.name} was cut short while it was read",
                     "find out what truncates it: SQLite does not while somebody reads",
                 )
-            done += got
+            done += count
 
     def _check(self) -> None:
         """Prove that what was read is one commit."""
-        with explained(self.name):
+        with reading(self.name):
             now = os.fstat(self.file)
             if self.wal:
                 self.wal.check_held()
-            elif (now.st_size, now.st_mtime_ns) != (self._found.st_size, self._found.st_mtime_ns):
+            elif (now.st_size, now.st_mtime_ns) != (self._before.st_size, self._before.st_mtime_ns):
                 raise SourceChanged(
                     f"SQLite file {self.name} was written while it was locked for reading",
                     "find out what writes it past SQLite's locks (cp, rsync, another host)",
@@ -144,9 +144,9 @@ _held_lock = threading.Lock()
 
 
 @contextmanager
-def frozen(
+def freeze(
     path: Path, name: str, scratch: Path, stop: threading.Event, warnings: list[str]
-) -> Iterator[Frozen]:
+) -> Iterator[DatabaseSnapshot]:
     """Freeze one database file.
 
     Args:
@@ -154,26 +154,26 @@ def frozen(
         name: what messages call it.
         scratch: a folder for the copy that few files need.
         stop: set by another thread, makes everything here raise OutOfTime.
-        warnings: gets what a person should know.
+        warnings: takes what a person should know.
 
     Raises:
         SourceMissing, SourceDenied, SourceBusy, SourceChanged, SourceCorrupt,
         SourceUnsupported, SourceUnreachable, OutOfTime.
     """
     with ExitStack() as stack:
-        with explained(name):  # for what fails here, not for what the caller does inside
-            view = _freeze(stack, path, name, scratch, stop, warnings)
-        yield view
+        with reading(name):  # for what fails here, not for what the caller does inside
+            snapshot = _open_snapshot(stack, path, name, scratch, stop, warnings)
+        yield snapshot
 
 
-def _freeze(
+def _open_snapshot(
     stack: ExitStack,
     path: Path,
     name: str,
     scratch: Path,
     stop: threading.Event,
     warnings: list[str],
-) -> Frozen:
+) -> DatabaseSnapshot:
     identity = _identity(path, name)
     stack.enter_context(_alone(identity, name))
     files: list[int] = []
@@ -181,31 +181,31 @@ def _freeze(
     files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
     head = os.pread(files[0], 4_096, 0)
     check_magic(head, os.fstat(files[0]).st_size, name)
-    opened = connect(path, name, head, identity[0])
-    stack.callback(opened.connection.close)  # called before the files close: last in, first out
-    opened.connection.set_progress_handler(stop.is_set, _PROGRESS_STEPS)
+    session = connect(path, name, head, identity[0])
+    stack.callback(session.connection.close)  # called before the files close: last in, first out
+    session.connection.set_progress_handler(stop.is_set, _PROGRESS_STEPS)
     if _identity(path, name) != identity:
         raise SourceChanged(f"SQLite file {name} was replaced while it was opened", "try again")
-    warnings += opened.warnings
-    view = _begin(opened, path, name, files, scratch, stop)
-    if view.journal_mode != "wal":
+    warnings += session.warnings
+    snapshot = _begin(session, path, name, files, scratch, stop)
+    if snapshot.journal_mode != "wal":
         warnings.append(
-            f"{name}: in journal mode {view.journal_mode} writers had to wait while it was read; "
+            f"{name}: in journal mode {snapshot.journal_mode} writers had to wait while it was read; "
             "PRAGMA journal_mode=WAL lets them go on"
         )
-    _check_content(view, warnings)
-    return view
+    _check_content(snapshot, warnings)
+    return snapshot
 
 
 def _identity(path: Path, name: str) -> tuple[int, int]:
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
         raise SourceUnsupported(
             f"SQLite path {name} is a folder", f"name the file, or a pattern such as {name}/**/*.db"
         )
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise SourceUnsupported(f"SQLite path {name} is not a regular file", "name the database")
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 def _close(files: list[int]) -> None:
@@ -231,7 +231,11 @@ def _alone(identity: tuple[int, int], name: str) -> Iterator[None]:
 
 
 def check_magic(head: bytes, size: int, name: str) -> None:
-    """Refuse what is no SQLite database, by its first bytes (up to a page); empty ones are."""
+    """Refuse what is not an SQLite database, by its first bytes (up to a page); an empty file is one.
+
+    Raises:
+        SourceUnsupported, SourceCorrupt: naming the file.
+    """
     if not size or head.startswith(MAGIC):
         return
     if size % 512 == 0 and len(set(head)) > 200:  # whole pages of what looks random
@@ -247,24 +251,24 @@ def check_magic(head: bytes, size: int, name: str) -> None:
 
 
 def _begin(
-    opened: Opened, path: Path, name: str, files: list[int], scratch: Path, stop: threading.Event
-) -> Frozen:
+    session: Session, path: Path, name: str, files: list[int], scratch: Path, stop: threading.Event
+) -> DatabaseSnapshot:
     """Begin the read transaction and find out where the pages of its commit are."""
-    connection, mode = opened.connection, _pragma(opened.connection, "journal_mode")
-    shared_wal = mode == "wal" and opened.sharing == "shared"
+    connection, mode = session.connection, _pragma(session.connection, "journal_mode")
+    shared_wal = mode == "wal" and session.sharing == "shared"
     if shared_wal:
         try:
-            files.append(os.open(companion(path, "-shm"), os.O_RDWR | os.O_CLOEXEC))
+            files.append(os.open(companion(path.resolve(), "-shm"), os.O_RDWR | os.O_CLOEXEC))
         except OSError:
-            return _copied(opened, name, mode, files, scratch, stop)
-        files.append(os.open(companion(path, "-wal"), os.O_RDONLY | os.O_CLOEXEC))
+            return _copied(session, name, mode, files, scratch, stop)
+        files.append(os.open(companion(path.resolve(), "-wal"), os.O_RDONLY | os.O_CLOEXEC))
         header = _begin_at_known_commit(connection, name, files[1], stop)
     else:
         _begin_reading(connection)
     if _pragma(connection, "journal_mode") != mode:
         raise SourceChanged(f"the journal mode of SQLite file {name} was changed", "try again")
     in_log = shared_wal and header.checkpointed < header.last_frame
-    view = Frozen(
+    snapshot = DatabaseSnapshot(
         name=name,
         connection=connection,
         method="overlay" if in_log else "file",
@@ -274,13 +278,13 @@ def _begin(
         file=files[0],
         stop=stop,
         wal=Wal(files[2], files[1], header, name) if in_log else None,
-        schema_readable=opened.schema_readable,
+        schema_readable=session.schema_readable,
     )
-    if in_log and (view.page_size, view.pages) != (header.page_size, header.pages):
+    if in_log and (snapshot.page_size, snapshot.pages) != (header.page_size, header.pages):
         raise SourceChanged(
             f"the log index of SQLite file {name} is not the one in use", "try again"
         )
-    return view
+    return snapshot
 
 
 def _begin_reading(connection: sqlite3.Connection) -> None:
@@ -312,10 +316,10 @@ def _begin_at_known_commit(
 
 
 def _copied(
-    opened: Opened, name: str, mode: str, files: list[int], scratch: Path, stop: threading.Event
-) -> Frozen:
+    session: Session, name: str, mode: str, files: list[int], scratch: Path, stop: threading.Event
+) -> DatabaseSnapshot:
     """Let SQLite copy the database into scratch space."""
-    connection = opened.connection
+    connection = session.connection
     _begin_reading(connection)
     page_size, pages = _pragma(connection, "page_size"), _pragma(connection, "page_count")
     free = shutil.disk_usage(scratch).free
@@ -341,25 +345,25 @@ def _copied(
         target.close()
     files.append(os.open(copy, os.O_RDONLY | os.O_CLOEXEC))
     copy.unlink()
-    return Frozen(
+    return DatabaseSnapshot(
         name, connection, "copy", mode, page_size, pages, files[-1], stop,
-        schema_readable=opened.schema_readable,
+        schema_readable=session.schema_readable,
     )  # fmt: skip
 
 
-def _check_content(view: Frozen, warnings: list[str]) -> None:
+def _check_content(snapshot: DatabaseSnapshot, warnings: list[str]) -> None:
     """Check the pages of a database that is small enough to do so in passing."""
-    if view.size > CHECKED_BYTES or not view.schema_readable:
+    if snapshot.size > CHECKED_BYTES or not snapshot.schema_readable:
         return
-    verdict = examine(view.connection, "quick_check", 1)
+    verdict = examine(snapshot.connection, "quick_check", 1)
     if verdict.damage:
         raise SourceCorrupt(
-            f"SQLite file {view.name} is damaged: {verdict.damage[0]}",
+            f"SQLite file {snapshot.name} is damaged: {verdict.damage[0]}",
             "restore an earlier backup, or save what the sqlite3 shell's .recover finds",
         )
-    view.remark = verdict.remark
-    if view.remark:
-        warnings.append(f"{view.name}: {view.remark}; it was copied as it is")
+    snapshot.remark = verdict.remark
+    if snapshot.remark:
+        warnings.append(f"{snapshot.name}: {snapshot.remark}; it was copied as it is")
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from stepvault.engines.sqlite import engine
 from stepvault.settings import SqliteSource
-from tests.engines import sqlite_writer
 from tests.engines.driver import Result, back_up, restore_job, run_restore
+from tests.engines.sqlite import writer as writer_program
+
+type Form = Literal["file", "sql"]
 
 
 def make_database(path: Path, megabytes: float = 0.1, mode: str = "WAL") -> None:
@@ -84,7 +86,7 @@ def change_a_value(path: Path) -> None:
 @contextmanager
 def writer(path: Path, mode: str, autocheckpoint: int) -> Iterator["subprocess.Popen[str]"]:
     """The writer program at work; its pipes end it, so that none is left behind."""
-    command = [sys.executable, sqlite_writer.__file__, str(path), mode, str(autocheckpoint)]
+    command = [sys.executable, writer_program.__file__, str(path), mode, str(autocheckpoint)]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -101,7 +103,7 @@ def line(pipe: IO[str] | None) -> str:
     return pipe.readline().strip()
 
 
-def settings(path: Path | str, form: str = "file") -> SqliteSource:
+def settings(path: Path | str, form: Form = "file") -> SqliteSource:
     return SqliteSource(name="live", engine="sqlite", path=str(path), format=form)
 
 

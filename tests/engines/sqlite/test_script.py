@@ -12,7 +12,7 @@ import zstandard
 from stepvault.engines.sqlite import engine
 from stepvault.errors import BackupTampered, SourceUnsupported
 from tests.engines.driver import back_up, restore_job, run_restore
-from tests.engines.sqlite_files import round_trip, settings
+from tests.engines.sqlite.databases import round_trip, settings
 
 EVERYTHING = """
 CREATE TABLE parent (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE COLLATE NOCASE);

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from stepvault.engines.base import Job
-from stepvault.engines.sqlite import engine, freeze
+from stepvault.engines.base import EndFrame, Job
+from stepvault.engines.sqlite import engine, snapshot
 from stepvault.errors import SourceChanged
-from tests.engines import sqlite_writer
-from tests.engines.sqlite_files import make_database, only_facts, round_trip, settings, writer
+from tests.engines.sqlite import writer as writer_program
+from tests.engines.sqlite.databases import make_database, only_facts, round_trip, settings, writer
 
 
 def prefill(path: Path, megabytes: int = 12) -> None:
     """Room enough for the writer to commit many times while one copy is read."""
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
-    sqlite_writer.prepare(connection)
+    writer_program.prepare(connection)
     with connection:
         for _ in range(megabytes * 16):
             connection.execute(
@@ -53,7 +53,7 @@ def test_every_copy_of_a_busy_database_is_one_commit(tmp_path: Path, autocheckpo
                 settings(path), folder, watch=lambda name, done: time.sleep(0.004)
             )
             total, last = state(place)
-            assert total == sqlite_writer.TOTAL
+            assert total == writer_program.TOTAL
             reached.append(last)
             methods.add(only_facts(result)["method"])
             assert result.warnings == []
@@ -80,7 +80,7 @@ def test_a_rollback_journal_makes_writers_wait_and_is_warned_of(tmp_path: Path) 
     with writer(path, "DELETE", 0):
         for trial in range(5):
             result, place = round_trip(settings(path), tmp_path / str(trial))
-            assert state(place)[0] == sqlite_writer.TOTAL
+            assert state(place)[0] == writer_program.TOTAL
             assert "journal_mode=WAL" in result.warnings[0]
             assert only_facts(result)["journal_mode"] == "delete"
 
@@ -126,8 +126,8 @@ def test_a_commit_while_the_copy_begins_makes_it_begin_again(
         if when == "after":
             commit()
 
-    begin_reading = freeze._begin_reading
-    monkeypatch.setattr(freeze, "_begin_reading", begin)
+    begin_reading = snapshot._begin_reading
+    monkeypatch.setattr(snapshot, "_begin_reading", begin)
     with held(path, tmp_path) as view:
         (tmp_path / "copy.db").write_bytes(b"".join(bytes(piece) for piece in view.read()))
         seen = view.connection.execute("SELECT count(*) FROM note").fetchone()
@@ -138,19 +138,20 @@ def test_a_commit_while_the_copy_begins_makes_it_begin_again(
     copy.close()
 
 
-def held(path: Path, scratch: Path) -> AbstractContextManager[freeze.Frozen]:
-    return freeze.frozen(path, str(path), scratch, threading.Event(), [])
+def held(path: Path, scratch: Path) -> AbstractContextManager[snapshot.DatabaseSnapshot]:
+    return snapshot.freeze(path, str(path), scratch, threading.Event(), [])
 
 
 def test_a_database_is_frozen_when_it_is_opened_not_when_it_is_read(tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     make_database(path)
     writing = sqlite3.connect(path)
-    with engine.open(Job(source=settings(path), scratch=tmp_path)) as snapshot:
+    with engine.open(Job(source=settings(path), scratch=tmp_path)) as opened:
         with writing:
             writing.execute("DELETE FROM item")
-        (stream,) = snapshot.streams()
-        (tmp_path / "copy.db").write_bytes(b"".join(bytes(piece) for piece in stream.read()))
+        (stream,) = opened.streams()
+        pieces = (bytes(piece) for piece in stream.read() if not isinstance(piece, EndFrame))
+        (tmp_path / "copy.db").write_bytes(b"".join(pieces))
     writing.close()
     copy = sqlite3.connect(tmp_path / "copy.db")
     assert copy.execute("SELECT count(*) FROM item").fetchone()[0] > 0

@@ -15,7 +15,7 @@ from stepvault import storage
 from stepvault.buckets import Buckets
 from stepvault.engines.base import Job, ObjectEntry
 from stepvault.engines.mounts import is_network
-from stepvault.engines.sqlite import connect, engine, freeze
+from stepvault.engines.sqlite import engine, session, snapshot
 from stepvault.errors import (
     ShortRead,
     SourceBusy,
@@ -27,7 +27,7 @@ from stepvault.errors import (
 )
 from stepvault.settings import SqliteSource
 from tests.engines.driver import back_up
-from tests.engines.sqlite_files import (
+from tests.engines.sqlite.databases import (
     as_nobody,
     content,
     make_database,
@@ -138,12 +138,12 @@ def test_a_transaction_that_a_crash_cut_short_is_rolled_back(tmp_path: Path) -> 
     assert content(place) == expected
 
 
-@pytest.mark.parametrize("checked", [freeze.CHECKED_BYTES, 0])
+@pytest.mark.parametrize("checked", [snapshot.CHECKED_BYTES, 0])
 def test_a_file_cut_below_its_log_is_corrupt(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checked: int
 ) -> None:
     """SQLite opens it, as the log says how long it is; found with and without the page check."""
-    monkeypatch.setattr(freeze, "CHECKED_BYTES", checked)
+    monkeypatch.setattr(snapshot, "CHECKED_BYTES", checked)
     path = tmp_path / "shop.db"
     make_database(path, 4)
     os.truncate(path, path.stat().st_size // 2)
@@ -260,7 +260,7 @@ def test_a_file_that_may_not_be_read_is_denied(tmp_path: Path) -> None:
 def test_a_database_locked_by_another_is_busy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connect, "LOCK_WAIT", 0.1)
+    monkeypatch.setattr(session, "LOCK_WAIT", 0.1)
     path = tmp_path / "shop.db"
     make_database(path)
     other = sqlite3.connect(path, isolation_level=None)
@@ -368,8 +368,8 @@ class TestNetworkFileSystem:
 
     @pytest.fixture(autouse=True)
     def on_nfs(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(connect, "is_network", lambda device: True)
-        monkeypatch.setattr(connect, "LOCK_WAIT", 0.1)
+        monkeypatch.setattr(session, "is_network", lambda device: True)
+        monkeypatch.setattr(session, "LOCK_WAIT", 0.1)
 
     def test_a_log_in_use_elsewhere_is_refused(self, tmp_path: Path) -> None:
         path = tmp_path / "shop.db"
@@ -536,9 +536,9 @@ class TestObject:
             (tmp_path / "made.db").unlink()
             storage.client().put_object(Bucket=bucket, Key=folder + key, Body=made[place])
         source = settings(f"s3://{bucket}/{folder}**")
-        _, place = round_trip(source, tmp_path, buckets=Buckets())
-        files = (p for p in place.rglob("*") if p.is_file())
-        assert {str(p.relative_to(place)): p.read_bytes() for p in files} == made
+        _, restored = round_trip(source, tmp_path, buckets=Buckets())
+        files = (p for p in restored.rglob("*") if p.is_file())
+        assert {str(p.relative_to(restored)): p.read_bytes() for p in files} == made
 
     def test_a_script_of_it_is_refused(self, bucket: Path, tmp_path: Path) -> None:
         refused(settings("s3://bucket/apps/shop.db", "sql"), tmp_path, SourceUnsupported, "file")
@@ -562,9 +562,9 @@ def test_a_file_replaced_while_it_is_opened_is_noticed(
     make_database(path, mode="DELETE")
     make_database(newer, mode="DELETE")
 
-    def connect_late(*arguments: Any) -> connect.Opened:
+    def connect_late(*arguments: Any) -> session.Session:
         newer.rename(path)
-        return connect.connect(*arguments)
+        return session.connect(*arguments)
 
-    monkeypatch.setattr(freeze, "connect", connect_late)
+    monkeypatch.setattr(snapshot, "connect", connect_late)
     refused(settings(path), tmp_path, SourceChanged, str(path), "replaced")

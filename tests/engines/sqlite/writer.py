@@ -1,6 +1,6 @@
 """A program that keeps committing to an SQLite file until its standard input closes.
 
-``python sqlite_writer.py <file> <journal mode> <autocheckpoint pages> [commits per second]``,
+``python writer.py <file> <journal mode> <autocheckpoint pages> [commits per second]``,
 without the last as many as it can. Every transaction moves
 money between two tables, so that their sum stays, appends to a growing journal and cuts it
 back now and then, so that the file grows and its pages are used again. At the end it prints the

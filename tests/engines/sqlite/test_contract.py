@@ -10,12 +10,12 @@ from stepvault.engines.sqlite import engine
 from stepvault.records import StoredObject
 from stepvault.settings import SqliteSource
 from tests.engines.contract import EngineContract, Rig, Target
-from tests.engines.sqlite_files import change_a_value, content, make_database
+from tests.engines.sqlite.databases import Form, change_a_value, content, make_database
 
 
 class SqliteRig(Rig):
     engine = engine
-    form = "file"
+    form: Form = "file"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -102,9 +102,8 @@ class PatternRig(SqliteRig):
         return target
 
     def root(self, where: Any) -> Path:
-        if isinstance(where, dict):
-            return where["path"]
-        return Path(where.path.partition("/*")[0])
+        path = where["path"] if isinstance(where, dict) else where.path.partition("/*")[0]
+        return Path(path)
 
     def content(self, where: Any) -> Any:
         root = self.root(where)

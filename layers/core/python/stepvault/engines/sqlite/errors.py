@@ -1,4 +1,4 @@
-"""SQLite's and the system's complaints in our words."""
+"""What SQLite and the operating system report, as errors of Stepvault that name the file."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -19,19 +19,26 @@ _PRIMARY = 0xFF
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
-    """Turn what SQLite and the system raise inside into errors that name the file."""
+def reading(name: str) -> Iterator[None]:
+    """Translate what is raised inside while a source's file is read.
+
+    Args:
+        name: what messages call the file.
+
+    Raises:
+        StepvaultError: instead of each sqlite3.Error and OSError.
+    """
     try:
         yield
     except sqlite3.Error as error:
-        raise of_sqlite(error, name) from error
+        raise from_sqlite(error, name) from error
     except OSError as error:
-        raise of_system(error, name) from error
+        raise from_system(error, name) from error
 
 
-def of_sqlite(error: sqlite3.Error, name: str) -> StepvaultError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY
-    match code:
+def from_sqlite(error: sqlite3.Error, name: str) -> StepvaultError:
+    """Translate SQLite's error about a source's file."""
+    match primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return SourceBusy(
                 f"SQLite file {name} is locked by another process: {error}",
@@ -61,7 +68,13 @@ def of_sqlite(error: sqlite3.Error, name: str) -> StepvaultError:
             )
 
 
-def of_system(error: OSError, name: str) -> StepvaultError:
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code; that of a general error where Python knows none."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & _PRIMARY
+
+
+def from_system(error: OSError, name: str) -> StepvaultError:
+    """Translate the operating system's error about a source's file or folder."""
     match error:
         case FileNotFoundError() | NotADirectoryError():
             return SourceMissing(
@@ -80,6 +93,7 @@ def of_system(error: OSError, name: str) -> StepvaultError:
 
 
 def cancelled(name: str) -> StepvaultError:
+    """Return the error for a read that was stopped from another thread."""
     return OutOfTime(
         f"reading SQLite file {name} was cancelled", "give the function more time or memory"
     )

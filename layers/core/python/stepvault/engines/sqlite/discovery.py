@@ -11,10 +11,10 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stepvault.engines.base import ObjectEntry, ObjectReader
 from stepvault.engines.object_paths import SAME_AS_FOLDER, path_of
-from stepvault.engines.sqlite.explain import of_system
+from stepvault.engines.sqlite.errors import from_system
+from stepvault.engines.sqlite.session import COMPANIONS
 from stepvault.errors import BackupTampered, SourceMissing
 
-_COMPANIONS = ("-wal", "-shm", "-journal")
 _SUFFIXES = {".db", ".db3", ".sqlite", ".sqlite3"}
 _MAX_NAME = 500
 
@@ -32,26 +32,32 @@ class Database:
 
 @dataclass(frozen=True)
 class DatabaseFile(Database):
+    """A database that is a file."""
+
     path: Path
 
 
 @dataclass(frozen=True)
 class DatabaseObject(Database):
+    """A database that is an object in S3."""
+
     bucket: str
     entry: ObjectEntry
     buckets: ObjectReader
 
 
 def is_pattern(path: str) -> bool:
+    """Tell whether a source's path may name many databases."""
     return glob.has_magic(path)
 
 
 def is_object(path: str) -> bool:
+    """Tell whether a source's path names objects in S3."""
     return path.startswith("s3://")
 
 
 def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
-    """The databases that a path or pattern names, largest first, and warnings.
+    """List the databases that a path or pattern names, largest first, and warnings.
 
     A file with several names is listed once. SQLite's own companion files are not databases.
 
@@ -63,12 +69,12 @@ def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
         try:
             size = one.stat().st_size
         except OSError as error:
-            raise of_system(error, path) from error
+            raise from_system(error, path) from error
         return [DatabaseFile(path, one.name, size, one)], []
     root = fixed_part(path)
     if not Path(root).is_dir():
-        raise of_system(FileNotFoundError(), root)
-    found: dict[tuple[int, int], DatabaseFile] = {}
+        raise from_system(FileNotFoundError(), root)
+    by_inode: dict[tuple[int, int], DatabaseFile] = {}
     warnings = []
     for file in _matching(path, root):
         try:
@@ -76,8 +82,8 @@ def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
         except FileNotFoundError:  # gone since it was listed
             continue
         except OSError as error:
-            raise of_system(error, shown(file)) from error
-        first = found.setdefault(
+            raise from_system(error, shown(file)) from error
+        first = by_inode.setdefault(
             (status.st_dev, status.st_ino),
             DatabaseFile(shown(file), os.path.relpath(file, root), status.st_size, Path(file)),
         )
@@ -85,13 +91,17 @@ def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
             warnings.append(
                 f"{shown(file)} is another name of {first.name}: stored once, under that one"
             )
-    if not found:
+    if not by_inode:
         raise _nothing(path)
-    return sorted(found.values(), key=lambda d: (-d.size, d.relative)), warnings
+    return sorted(by_inode.values(), key=lambda d: (-d.size, d.relative)), warnings
 
 
 def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
-    """The S3 objects that ``s3://bucket/key`` or a pattern of keys names, largest first."""
+    """List the S3 objects that ``s3://bucket/key`` or a pattern of keys names, largest first.
+
+    Raises:
+        SourceMissing, SourceDenied, SourceUnreachable: nothing there, or no access.
+    """
     bucket, _, pattern = path.removeprefix("s3://").partition("/")
     if not bucket or not pattern:
         raise SourceMissing(f"{path} names no object", "write s3://bucket/key")
@@ -105,7 +115,7 @@ def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
     keys = {e.key for e in entries}
     below = {e.key: path_of(e.key.removeprefix(root).removeprefix("/")) for e in entries}
     folders = {str(above) for path in below.values() for above in PurePosixPath(path).parents}
-    found = [
+    databases = [
         DatabaseObject(
             name=f"s3://{bucket}/{entry.key}",
             relative=_beside_folders(below[entry.key], folders),
@@ -117,25 +127,25 @@ def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
         for entry in entries
         if not _is_companion(entry.key, keys)
     ]
-    if not found:
+    if not databases:
         raise _nothing(path)
-    return sorted(found, key=lambda d: (-d.size, d.relative))
+    return sorted(databases, key=lambda d: (-d.size, d.relative))
 
 
 def _beside_folders(path: str, folders: set[str]) -> str:
-    """A place for an object whose key may go on in other keys."""
+    """Return the path of an object; if other keys go on after its own, one in the folder of those."""
     return f"{path}/{SAME_AS_FOLDER}" if path in folders else path
 
 
 def fixed_part(pattern: str) -> str:
-    """The folder above the first wildcard."""
+    """Return the folder above the first wildcard of a pattern."""
     parts = pattern.split("/")
     first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
     return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
 
 
 def object_names(databases: Sequence[Database], suffix: str) -> Iterator[str]:
-    """A safe and unique object name for each database: its path with odd characters replaced."""
+    """Give each database a safe and unique object name: its path with odd characters replaced."""
     taken: set[str] = set()
     for database in databases:
         stem, extension = os.path.splitext(database.relative)
@@ -152,17 +162,21 @@ def object_names(databases: Sequence[Database], suffix: str) -> Iterator[str]:
 
 
 def shown(path: str | Path) -> str:
-    """A path for people: bytes that are no text are written as ``\\xff``."""
+    r"""Return a path for people: bytes that are no text are written as ``\xff``."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def quoted(relative: str) -> str:
-    """A path of any bytes as text that JSON can hold."""
+    """Return a path of any bytes as text that JSON can hold."""
     return quote_from_bytes(os.fsencode(relative), safe="/ ")
 
 
 def unquoted(text: str) -> str:
-    """The path that was quoted; refused if it would lead out of the folder it is put under."""
+    """Return the path that was quoted.
+
+    Raises:
+        BackupTampered: it would lead out of the folder that it is put under.
+    """
     relative = os.fsdecode(unquote_to_bytes(text))
     parts = relative.split("/")
     if not relative or "\0" in relative or set(parts) & {"", ".", ".."}:
@@ -174,10 +188,10 @@ def unquoted(text: str) -> str:
 
 
 def _matching(pattern: str, root: str) -> Iterator[str]:
-    """Paths of the files below root that the pattern matches, without following links to folders."""
+    """List the files below root that the pattern matches; links to folders are not followed."""
 
     def refuse(error: OSError) -> None:
-        raise of_system(error, shown(os.fsdecode(error.filename or root))) from error
+        raise from_system(error, shown(os.fsdecode(error.filename or root))) from error
 
     matches = _regex(pattern).fullmatch
     depth = None if "**" in pattern else pattern.count("/")
@@ -199,7 +213,7 @@ def _regex(pattern: str) -> re.Pattern[str]:
 
 
 def _is_companion(name: str, beside: set[str]) -> bool:
-    return any(name.endswith(end) and name.removesuffix(end) in beside for end in _COMPANIONS)
+    return any(name.endswith(end) and name.removesuffix(end) in beside for end in COMPANIONS)
 
 
 def _nothing(path: str) -> SourceMissing:
