@@ -14,7 +14,7 @@ SAME_AS_FOLDER = "%"
 
 
 def path_of(key: str) -> str:
-    """The path for a key, both below the source's prefix."""
+    """Return the path for a key, both below the source's prefix."""
     return "/".join(_name_of(segment) for segment in key.split("/"))
 
 
@@ -23,7 +23,7 @@ def _name_of(segment: str) -> str:
 
 
 def as_in_key(path: bytes) -> bytes:
-    """The path with its percent signs as the key has them, for patterns to match."""
+    """Return the path with its percent signs as the key has them, for patterns to match."""
     return re.sub(rb"(^|/)%25", rb"\1%", path)
 
 

@@ -34,7 +34,7 @@ def explained(what: str, kind: type[Permanent]) -> Iterator[None]:
 
 
 def vanished(source: FilesSource) -> SourceMissing:
-    """The error for a root that is gone: without it an empty backup would look like a good one."""
+    """Return the error for a root that is gone: without it an empty backup would look like a good one."""
     return SourceMissing(
         f"the directory {source.path!r} vanished while it was read",
         "Check that its file system is still mounted and run the backup again",
@@ -42,7 +42,7 @@ def vanished(source: FilesSource) -> SourceMissing:
 
 
 def unreadable(path: bytes, what: str, error: OSError) -> SourceDenied:
-    """The error for something that may not be read."""
+    """Return the error for something that may not be read."""
     return SourceDenied(
         f"the {what} {show(path)!r} cannot be read ({error.strerror})",
         "Grant the user read on it, exclude it, or set allow_unreadable = true to leave it out",
@@ -50,6 +50,7 @@ def unreadable(path: bytes, what: str, error: OSError) -> SourceDenied:
 
 
 def broken(path: bytes, error: OSError) -> SourceCorrupt:
+    """Return the error for something that the file system fails to read."""
     return SourceCorrupt(
         f"{os.fsdecode(path)!r} cannot be read ({error.strerror})",
         "Check the file system, or exclude the file",

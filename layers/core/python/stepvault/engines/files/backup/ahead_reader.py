@@ -30,6 +30,7 @@ class AheadReader(DirectoryReader):
         self._readers: list[DirectoryReader] = []
 
     def close(self) -> None:
+        """Stop reading ahead and close what is open."""
         self._pool.shutdown(cancel_futures=True)
         for reader in self._readers:
             reader.close()

@@ -74,18 +74,18 @@ class Batches:
         return self._caps[1]
 
     def balanced(self) -> list[Batch]:
-        """The batches, the fullest first."""
+        """Return the batches, the fullest first."""
         return balance([laid.item for laid in self._items], *self._caps)
 
     def frames(self, batch: Batch) -> Iterator[bytes]:
-        """A batch's records in walk order, in zstd frames."""
+        """Return a batch's records in walk order, in zstd frames."""
         laid = [self._items[position] for position in batch.items]
         if any(one.linked for one in laid):
             return listing.packed(self.records(batch))
         return (self._spool.frame(one.where) for one in laid)
 
     def records(self, batch: Batch) -> Iterator[bytes]:
-        """A batch's records in walk order."""
+        """Return a batch's records in walk order."""
         laid = [self._items[position] for position in batch.items]
         plain = (self._spool.get(one.where) for one in laid if not one.linked)
         linked = [_cut(self._spool.get(one.where)) for one in laid if one.linked]

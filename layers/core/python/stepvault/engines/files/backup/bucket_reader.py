@@ -33,10 +33,11 @@ class BucketReader:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="object")
 
     def close(self) -> None:
+        """Stop fetching."""
         self._pool.shutdown(cancel_futures=True)
 
     def members(self, records: Iterable[bytes]) -> Iterator[Member]:
-        """The records' objects; small ones are fetched ahead.
+        """Yield the records' objects; small ones are fetched ahead.
 
         Raises:
             SourceMissing: the bucket is gone.
@@ -59,7 +60,7 @@ class BucketReader:
                 yield member
 
     def _member(self, path: bytes, known: Object) -> Member | None:
-        """The object, as it is now if it was replaced since it was listed."""
+        """Return the object, as it is now if it was replaced since it was listed."""
         for attempt in range(_ATTEMPTS):
             try:
                 return self._as_member(path, known)
@@ -81,7 +82,11 @@ class BucketReader:
         return None
 
     def _part(self, path: bytes, known: Object, part: listing.Range) -> Member:
-        """A part of an object too large for one unit; another object's would not fit the others."""
+        """Return a part of an object that is too large for one unit.
+
+        Raises:
+            SourceChanged: the object was replaced, so that this part would not fit the others.
+        """
         name = f"s3://{self._bucket}/{known.key}"
         ends = part.start, part.end
         chunks = _exactly(
@@ -139,7 +144,7 @@ class BucketReader:
 
 
 def _hashed(chunks: Iterator[bytes], offset: int, digest: HoleDigest) -> Iterator[Buffer]:
-    """The chunks, seen by the digest first."""
+    """Yield the chunks, seen by the digest first."""
     for chunk in chunks:
         digest.update(offset, chunk)
         offset += len(chunk)
@@ -147,7 +152,7 @@ def _hashed(chunks: Iterator[bytes], offset: int, digest: HoleDigest) -> Iterato
 
 
 def _exactly(chunks: Iterator[bytes], size: int, name: str) -> Iterator[bytes]:
-    """The chunks; SourceChanged if they are not size bytes."""
+    """Yield the chunks; raise SourceChanged if they are not ``size`` bytes."""
     got = 0
     for chunk in chunks:
         got += len(chunk)

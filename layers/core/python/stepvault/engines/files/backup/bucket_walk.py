@@ -39,11 +39,11 @@ class Object(NamedTuple):
     mtime_ns: int
 
     def inode(self) -> int:
-        """A number that is another one when the ETag is."""
+        """Return a number that changes when the ETag does."""
         return int.from_bytes(hashlib.sha256(self.etag.encode()).digest()[:7], "big")
 
     def entry(self, path: bytes) -> Entry:
-        """What a file's known would say."""
+        """Return the object as an entry of a tree."""
         return Entry(
             path=path,
             kind=FILE,
@@ -64,7 +64,7 @@ class Object(NamedTuple):
 def objects(
     source: FilesSource, buckets: ObjectReader | None, warnings: Warnings
 ) -> Iterator[Entry]:
-    """Every object that the source's settings ask for, in walk order.
+    """Yield every object that the source's settings ask for, in walk order.
 
     Raises:
         SourceMissing: no such bucket, or nothing under the prefix.
@@ -73,18 +73,18 @@ def objects(
     if buckets is None:
         raise SourceUnsupported(f"{source.path!r} cannot be read without access to S3")
     bucket, prefix = object_paths.bucket_and_prefix(source.path)
-    with closing(_InWalkOrder()) as found:
+    with closing(_InWalkOrder()) as entries:
         for one in buckets.list(bucket, prefix):
-            found.add(one, prefix)
-        if prefix and not found.count:
+            entries.add(one, prefix)
+        if prefix and not entries.count:
             raise SourceMissing(
                 f"there is nothing under {source.path!r}", "Check the source's path for a typo"
             )
-        yield from _without_clashes(_wanted(found, source, warnings))
+        yield from _without_clashes(_wanted(entries, source, warnings))
 
 
 def object_record(entry: Entry, part: listing.Range | None = None) -> bytes:
-    """The listing's record of an object or a part of it: what to ask S3 for, and its path."""
+    """Return the listing's record of an object or a part of it: what to ask S3 for, and its path."""
     numbers = [part.start, part.end, part.number, part.count] if part else []
     asked = json.dumps([*(entry.origin or ()), entry.size, entry.mtime_ns, *numbers]).encode()
     return listing.OBJECT + b"%d:" % len(asked) + asked + entry.path + listing.END
@@ -143,7 +143,7 @@ def _is_marker(entry: Entry) -> bool:
 
 
 def _without_clashes(entries: Iterable[Entry]) -> Iterator[Entry]:
-    """An object ``a`` beside ``a/b`` is stored as ``a/%``, at its place in the order."""
+    """Yield the entries; an object ``a`` beside ``a/b`` becomes ``a/%``, at its place in the order."""
     moved: list[tuple[bytes, Entry]] = []
     last: Entry | None = None
     for entry in entries:
@@ -162,6 +162,7 @@ def _without_clashes(entries: Iterable[Entry]) -> Iterator[Entry]:
 
 
 def parse_record(record: bytes) -> tuple[bytes, Object, listing.Range | None]:
+    """Return path, object and part out of a record made by ``object_record``."""
     length, _, rest = record[1:].partition(b":")
     key, etag, size, mtime, *numbers = json.loads(rest[: int(length)])
     part = listing.Range(*numbers) if numbers else None

@@ -45,10 +45,11 @@ class DirectoryReader:
         """Of each inode that was read: what to store of its other names, and how many they are."""
 
     def close(self) -> None:
+        """Close every directory that is open."""
         self._tree.close()
 
     def members(self, records: Iterable[bytes]) -> Iterator[Member]:
-        """What is still there of the records' entries.
+        """Yield what is still there of the records' entries.
 
         Raises:
             SourceMissing: the root is gone.
@@ -79,7 +80,7 @@ class DirectoryReader:
             raise broken(path, error) from error
 
     def member(self, record: bytes) -> Member | None:
-        """The entry of a record, if it is still what it was; its content is good until the next.
+        """Return the entry of a record, if it is still of that kind; its content is good until the next.
 
         Raises:
             OSError: as the system says.
@@ -96,7 +97,7 @@ class DirectoryReader:
         return self._file(path, linked=kind == listing.LINKED)
 
     def _directory(self, path: bytes) -> Member | None:
-        """A directory's own metadata; it need not be readable for that."""
+        """Return a directory's own metadata; it need not be readable for that."""
         parent, name = split(path)
         follow = self._source.follow_symlinks
         status = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=follow)
@@ -157,7 +158,7 @@ class DirectoryReader:
             return os.open(name, self._flags, dir_fd=parent)
 
     def _other_name(self, status: os.stat_result) -> Member | None:
-        """What to store of another name, if this inode is in the pack already."""
+        """Return what to store of another name, if this inode is in the pack already."""
         inode = (status.st_dev, status.st_ino)
         other, left = self._other_names.pop(inode, (None, 0))
         if other and left > 1:
@@ -195,7 +196,7 @@ class DirectoryReader:
 
 
 def _other_name(first: Member) -> Member:
-    """What to store of a file's other names: all as it was when its content was read.
+    """Return what to store of a file's other names: all as it was when its content was read.
 
     A size or time of later would make changed content look like what was stored.
     """

@@ -64,7 +64,7 @@ class OpenFile:
     def content(
         self, runs: Runs, prefix: bytes = b"", digest: HoleDigest | None = None
     ) -> Iterator[Buffer]:
-        """The prefix, then the bytes of the runs; closes the file. The digest sees the runs."""
+        """Yield the prefix, then the bytes of the runs, which ``digest`` takes too; close the file."""
         try:
             if prefix:
                 yield prefix
@@ -99,7 +99,7 @@ class OpenFile:
 
 
 def streamed(member: Member, file: OpenFile, part: listing.Range | None) -> Member:
-    """The member with content that is read as it is asked for."""
+    """Return the member with content that is read as it is asked for; of a part, that part's."""
     start, end = (part.start, part.end) if part else (0, file.status.st_size)
     if part:
         member.kind, member.name = index.PIECE, part.name(member.path)

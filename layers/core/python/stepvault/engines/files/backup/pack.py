@@ -75,7 +75,9 @@ class Reader(Protocol):
         """Each entry that is still there; the content of one is read before the next is asked for."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the reader holds."""
+        ...
 
 
 class Pack:
@@ -105,7 +107,7 @@ class Pack:
         self._firsts: dict[bytes, tuple[bytes, bytes, int]] = {}
 
     def read(self) -> Iterator[Buffer | EndFrame]:
-        """The archive; frames end between members. Each buffer is used again."""
+        """Yield the archive; frames end between members. The memory of each buffer is used again."""
         reader = self._reader()
         try:
             for member in reader.members(self._records):
@@ -125,10 +127,11 @@ class Pack:
             reader.close()
 
     def result(self) -> Counts:
+        """Return how many files it holds, directories excluded."""
         return Counts(files=self._files)
 
     def _add(self, member: Member, content: bytes | memoryview) -> None:
-        """A member small enough to be held whole."""
+        """Write a member that is small enough to be held whole."""
         digest = hashlib.sha256(content).hexdigest().encode() if _has_content(member) else NONE
         self._note(member, digest, self._raw)
         self._put(_header(member))
@@ -137,7 +140,7 @@ class Pack:
             self._put(tar.padding(len(content)))
 
     def _stream(self, member: Member, content: Iterator[Buffer]) -> Generator[Buffer | EndFrame]:
-        """A member read bit by bit."""
+        """Yield a member that is read piece by piece."""
         offset = self._raw
         self._put(_header(member))
         yield self._flush()
@@ -242,7 +245,7 @@ class PackedUnit:
         head: listing.Head,
         records: Iterator[bytes],
         reader: Callable[[], Reader],
-        warnings: Warnings,
+        collected: Warnings,
         *,
         facts: dict[str, Any],
     ) -> None:
@@ -250,21 +253,22 @@ class PackedUnit:
         self.warnings = list(head.warnings)
         self.references: Sequence[StoredObject] = ()
         self._unit = head.unit
-        self._warnings = warnings
+        self._collected = collected
         self._stop = threading.Event()
         self._pack = Pack(f"{self._unit}.tar.zst", reader, records, self._stop)
 
     def streams(self) -> Iterator[Stream]:
-        """The pack."""
+        """Yield the pack."""
         yield self._pack
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
-        """The index."""
-        self.warnings += self._warnings.lines()
-        (made,) = stored
-        packs = {1: {"name": self._pack.name, "live": made.object.raw_bytes}}
-        lines = index.finished(self._pack.drafts, index.Places(made), 1)
+        """Yield the index."""
+        self.warnings += self._collected.lines()
+        (pack,) = stored
+        packs = {1: {"name": self._pack.name, "live": pack.object.raw_bytes}}
+        lines = index.finished(self._pack.drafts, index.Places(pack), 1)
         yield index.Index(self._unit + index.SUFFIX, index.head(packs), lines)
 
     def cancel(self) -> None:
+        """Make the pack's ``read`` raise before its next member."""
         self._stop.set()

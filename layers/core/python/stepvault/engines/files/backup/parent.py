@@ -1,4 +1,4 @@
-"""What an earlier backup already holds of a source: the heart of incremental backups.
+"""What an previous backup already holds of a source: the heart of incremental backups.
 
 Its indexes and the walk are in the same order, so one pass over both finds what is unchanged.
 An unchanged entry keeps its index line, which points straight at the pack that holds it; no
@@ -23,7 +23,7 @@ from stepvault.records import StoredObject
 _AROUND = 4 * tar.BLOCK
 #: A pack of which less than this share is still needed is given up and its rest stored anew.
 _LIVE_AT_LEAST = 0.3
-#: When more packs than the first number are leant on, the smallest are given up until the second
+#: When more packs than the first number are used, the smallest are given up until the second
 #: number is left, as long as they are small.
 _PACKS_AT_MOST, _PACKS_AFTER = 128, 64
 _SMALL_PACK = 64 << 20
@@ -33,7 +33,7 @@ _SMALL_PACK = 64 << 20
 _HELD, _LEAST = 4 << 20, 4 << 10
 _LINE = 256
 
-#: Settings that change what is stored of a file; with others than before nothing is carried.
+#: Settings that change what is stored of a file; with others than before nothing is taken over.
 _DECISIVE = ("path", "follow_symlinks", "preserve_metadata")
 
 
@@ -44,13 +44,13 @@ class _Pack:
     number: int
     stored: StoredObject
     was_live: int
-    """Raw bytes of it that the earlier backup needed."""
+    """Raw bytes of it that the previous backup needed."""
     live: int = 0
     given_up: bool = False
 
 
 class _Cursor:
-    """One earlier index, read from its beginning to its end."""
+    """One index of it, read from its beginning to its end."""
 
     def __init__(self, text: Spooled, read: int, packs: dict[bytes, _Pack]) -> None:
         self._stream = cut(text.chunks(), b"\n")
@@ -59,26 +59,26 @@ class _Cursor:
         self._packs = packs
         """By their number in this index, as its lines have it."""
         self.passed_over = False
-        """Whether lines were, as there is no such entry any more."""
+        """Whether lines were skipped because there is no such entry any more."""
         self._lines: list[bytes] = []
         """Some that were read of it; those before ``_next`` are done with."""
         self._next = 0
 
     def _ahead(self, count: int) -> list[bytes]:
-        """The next lines, at most so many; none at the end only."""
+        """Return the next lines, at most so many; none at the end only."""
         if self._next + count > len(self._lines):
             self._lines = [*self._lines[self._next :], *islice(self._stream, self._read)]
             self._next = 0
         return self._lines[self._next : self._next + count]
 
     def line(self) -> bytes:
-        """The next line, nothing at the end."""
+        """Return the next line, nothing at the end."""
         if self._next == len(self._lines):
             self._ahead(1)
         return self._lines[self._next] if self._lines else b""
 
     def at(self, key: bytes) -> bool:
-        """Go to the lines of that key; whether there are any."""
+        """Go to the lines of that key; return whether there are any."""
         while line := self.line():
             here = index.key_of(line)
             if here >= key:
@@ -88,7 +88,7 @@ class _Cursor:
         return False
 
     def take(self) -> tuple[bytes, _Pack | None]:
-        """The line as it goes into the index to come, and its pack if that is kept."""
+        """Return the line as it goes into the index to come, and its pack if that is kept."""
         line = self.line()
         self._next += 1
         return self._kept(line)
@@ -115,10 +115,10 @@ class _Cursor:
             if not line.startswith(begin) or line.startswith(index.PIECE, len(begin)):
                 break
             seen += 1
-            carried, pack = self._kept(line)
+            kept, pack = self._kept(line)
             if pack:
                 pack.live += entry.size + _AROUND
-                lines.append(carried)
+                lines.append(kept)
             else:
                 anew.append(entry)
         self._next += seen
@@ -126,7 +126,7 @@ class _Cursor:
 
 
 class Parent:
-    """The lines of the earlier backup, asked for in walk order."""
+    """The lines of the previous backup, asked for in walk order."""
 
     def __init__(self, previous: Previous) -> None:
         """Read and verify its indexes.
@@ -151,7 +151,7 @@ class Parent:
         stored: StoredObject,
         block: int,
     ) -> _Cursor:
-        """A cursor over an index that lies on disk in blocks, verified."""
+        """Return a cursor over an index that is laid aside on disk in blocks, verified."""
         head, chunks = index.read_chunks(previous.read(stored))
         text = Spooled(block)
         for chunk in chunks:
@@ -167,9 +167,9 @@ class Parent:
         return _Cursor(text, block // _LINE, packs)
 
     def changed(self, entries: list[Entry]) -> tuple[list[Entry], list[bytes]]:
-        """Which of these neighbours it does not hold as they are now, and the lines of the others."""
+        """Return which of these neighbours it does not hold as they are now, and the lines of the others."""
         begins = [index.signature(e.path, e.size, e.mtime_ns, e.ctime_ns, e.inode) for e in entries]
-        changed, carried, at = list[Entry](), list[bytes](), 0
+        changed, unchanged, at = list[Entry](), list[bytes](), 0
         while at < len(entries):
             # The common case needs no keys: the next lines of one index are the entries'.
             cursor = next((c for c in self._cursors if c.line().startswith(begins[at])), None)
@@ -181,45 +181,48 @@ class Parent:
                 if seen:
                     at += seen
                     changed += anew
-                    carried += lines
+                    unchanged += lines
                     continue
             entry, begin = entries[at], begins[at]
             at += 1
-            found = self.lines(entry.path)
-            same = all(line.startswith(begin) for line, _ in found)
-            lines = self.carried(found, entry.size) if same else []
-            carried += lines
+            own = self.lines(entry.path)
+            same = all(line.startswith(begin) for line, _ in own)
+            lines = self.taken_over(own, entry.size) if same else []
+            unchanged += lines
             if not lines:
                 changed.append(entry)
-        return changed, carried
+        return changed, unchanged
 
     def lines(self, path: bytes) -> list[tuple[bytes, _Pack | None]]:
-        """All lines of that path, whatever they say, each with its pack if that is kept."""
+        """Return all lines of that path, whatever they say, each with its pack if that is kept."""
         key = walk_key(path)
-        found = []
+        lines = []
         for cursor in self._cursors:
             while cursor.at(key):
-                found.append(cursor.take())
-        return found
+                lines.append(cursor.take())
+        return lines
 
     @staticmethod
-    def carried(found: list[tuple[bytes, _Pack | None]], size: int) -> list[bytes]:
-        """The lines, counted as needed; none unless all their packs are kept."""
-        packs = [pack for _, pack in found if pack]
-        if len(packs) < len(found):
+    def taken_over(lines: list[tuple[bytes, _Pack | None]], size: int) -> list[bytes]:
+        """Return the lines, counted as needed; none unless all their packs are kept."""
+        packs = [pack for _, pack in lines if pack]
+        if len(packs) < len(lines):
             return []
         for pack in packs:
             pack.live += size // len(packs) + _AROUND
-        return [line for line, _ in found]
+        return [line for line, _ in lines]
 
     def withdraw(self, line: bytes) -> None:
-        """Of a file in one piece: its line, which was counted as needed, is not carried after all."""
+        """Of a file in one piece: its line, which was counted as needed, is not taken over after all."""
         size, number = line.split(b"\t", 2)[1], line[line.rindex(b"\t") + 1 :]
         self._packs[int(number)].live -= int(size) + _AROUND
 
     def whole(self, files: int) -> list[StoredObject]:
-        """All the objects of the earlier backup, which holds so many files, if none of its lines was
-        passed over; else none."""
+        """Return all objects of the previous backup if none of its lines was passed over; else none.
+
+        Args:
+            files: how many files it describes.
+        """
         if not self._cursors or any(
             cursor.passed_over or cursor.line() for cursor in self._cursors
         ):
@@ -230,7 +233,7 @@ class Parent:
         return objects
 
     def packs(self) -> dict[str, dict[str, Any]]:
-        """The packs that carried lines point at, for the unit's head."""
+        """Return the packs that unchanged lines point at, for the unit's head."""
         return {
             str(p.number): {"object": p.stored.model_dump(mode="json"), "live": p.live}
             for p in self._packs
@@ -239,7 +242,7 @@ class Parent:
 
 
 def _give_up(packs: list[_Pack]) -> None:
-    """Decide which packs nothing more is carried out of."""
+    """Decide which packs nothing more is taken over out of."""
     for pack in packs:
         pack.given_up = pack.was_live < _LIVE_AT_LEAST * pack.stored.raw_bytes
     kept = sorted((p for p in packs if not p.given_up), key=lambda p: p.stored.raw_bytes)
@@ -249,7 +252,7 @@ def _give_up(packs: list[_Pack]) -> None:
 
 
 def parent_of(job: PlanJob, warnings: Warnings) -> Parent | None:
-    """The previous backup, read and verified, if this one may build on it."""
+    """Return the previous backup, read and verified, if this one may build on it."""
     previous, source = job.previous, job.source
     if previous is None or not source.incremental:
         return None

@@ -20,21 +20,21 @@ class SameContent:
         self._tree = tree
 
     def changed(self, parent: Parent, entries: list[Entry]) -> tuple[list[Entry], list[bytes]]:
-        """As ``Parent.changed``."""
-        changed, carried = list[Entry](), list[bytes]()
+        """Return the same as ``Parent.changed``."""
+        changed, unchanged = list[Entry](), list[bytes]()
         for entry in entries:
             lines = self._lines(entry, parent)
-            carried += lines
+            unchanged += lines
             if not lines:
                 changed.append(entry)
-        return changed, carried
+        return changed, unchanged
 
     def _lines(self, entry: Entry, parent: Parent) -> list[bytes]:
-        """The entry's lines, with its times and inode of now, if they still describe it; else none."""
-        found = parent.lines(entry.path)
-        if not found or not all(pack for _, pack in found):
+        """Return the entry's lines, with its times and inode of now, if they still describe it; else none."""
+        lines = parent.lines(entry.path)
+        if not lines or not all(pack for _, pack in lines):
             return []
-        if not self._same(entry, [index.parse(line[:-1]) for line, _ in found]):
+        if not self._same(entry, [index.parse(line[:-1]) for line, _ in lines]):
             return []
         begin = index.signature(
             entry.path,
@@ -43,7 +43,7 @@ class SameContent:
             index.settled(entry.ctime_ns),
             entry.inode,
         )
-        return [begin + line.split(b"\t", 5)[5] for line in parent.carried(found, entry.size)]
+        return [begin + line.split(b"\t", 5)[5] for line in parent.taken_over(lines, entry.size)]
 
     def _same(self, entry: Entry, lines: list[index.Line]) -> bool:
         """Whether a non-file's status, or a file's content and metadata, are what they were."""

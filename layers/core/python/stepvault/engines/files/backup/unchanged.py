@@ -36,7 +36,7 @@ class Unchanged:
         self._lines = Records(b"\n")
 
     def left_out_of(self, stretches: Iterable[list[Entry]]) -> Iterator[list[Entry]]:
-        """The entries that the previous backup does not hold; the lines of the others are kept."""
+        """Yield the entries that the previous backup does not hold; the lines of the others are kept."""
         if self._parent is None:
             yield from stretches
             return
@@ -78,14 +78,14 @@ class Unchanged:
         return self._lines.count
 
     def whole_backup(self) -> list[StoredObject]:
-        """The objects of the previous backup, if it describes the source as a whole; else none."""
+        """Return the objects of the previous backup, if it describes the source as a whole; else none."""
         # What was compared by content may have other times.
         if self._parent is None or self._content:
             return []
         return self._parent.whole(self.files)
 
     def packs(self) -> dict[str, dict[str, Any]]:
-        """The packs that the lines point at, for the unit's head."""
+        """Return the packs that the lines point at, for the unit's head."""
         return self._parent.packs() if self._parent else {}
 
     def frames(self) -> Iterator[bytes]:
@@ -118,7 +118,7 @@ class UnchangedUnit:
         self.warnings = list(head.warnings)
 
     def streams(self) -> Iterator[Stream]:
-        """The index, unless that is an earlier run's."""
+        """Yield the index, unless that is an earlier run's."""
         if self._head.same:
             return
         packs = {
@@ -129,9 +129,11 @@ class UnchangedUnit:
         yield _Watched(name, index.head(packs), self._lines, self._head.files, self._stop)
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:  # noqa: ARG002
+        """Yield nothing: the index is all there is."""
         return iter(())
 
     def cancel(self) -> None:
+        """Make the index's ``read`` raise at its next buffer."""
         self._stop.set()
 
 

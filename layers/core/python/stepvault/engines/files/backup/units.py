@@ -23,7 +23,7 @@ _Unit = tuple[listing.Head, Iterable[bytes], int, int]
 
 
 def drafts(batches: Batches, unchanged: Unchanged, warnings: Warnings) -> Iterator[UnitDraft]:
-    """The units as drafts; the first one carries the warnings of the walk."""
+    """Yield the units as drafts; the first one carries the warnings of the walk."""
     lines = warnings.lines()
     for head, frames, size, files in _units(batches, unchanged):
         full = replace(head, warnings=lines)

@@ -27,8 +27,9 @@ _SIZE = 8
 
 @contextmanager
 def walked(tree: Tree, source: FilesSource, warnings: Warnings) -> Iterator[Iterator[list[Entry]]]:
-    """As ``walk.walk``, neighbours together; where there is a second core and it is safe, by a
-    child process, which begins at once.
+    """Give what ``tree.walk`` gives, neighbours together.
+
+    Where there is a second core and it is safe, a child process walks; it begins at once.
 
     Raises:
         ChildProcessError: the child was killed.
@@ -47,7 +48,7 @@ def walked(tree: Tree, source: FilesSource, warnings: Warnings) -> Iterator[Iter
     try:
         with open(reading, "rb", buffering=_PIPE) as pipe:
             yield _received(pipe, warnings)
-    finally:  # a child that nobody listens to any more ends at its next word
+    finally:  # a child whose pipe is closed ends at its next write
         os.waitpid(child, 0)
 
 
@@ -64,7 +65,7 @@ def _alone() -> bool:
 
 
 def _send(tree: Tree, source: FilesSource, writing: int) -> NoReturn:
-    """The child's life: stretches as lists of plain tuples, then its warnings or its error."""
+    """Be the child: send stretches as lists of plain tuples, then the warnings or the error."""
     gc.disable()
     try:
         with open(writing, "wb", buffering=_PIPE) as pipe:
@@ -74,20 +75,20 @@ def _send(tree: Tree, source: FilesSource, writing: int) -> NoReturn:
                 for stretch in stretches(tree, source, warnings):
                     held += stretch
                     if len(held) >= _TOGETHER:
-                        _say(pipe, held)
+                        _write(pipe, held)
                         held = []
-                _say(pipe, held)
-                last = [None, *warnings.told()]
+                _write(pipe, held)
+                last = [None, *warnings.collected()]
             except Exception as error:
                 last = [pickle.dumps(error)]
-            _say(pipe, tuple(last))
+            _write(pipe, tuple(last))
     finally:  # nothing of the parent's is to be flushed or cleaned up here
         os._exit(0)
 
 
-def _say(pipe: BinaryIO, what: list[Any] | tuple[Any, ...]) -> None:
+def _write(pipe: BinaryIO, message: list[Any] | tuple[Any, ...]) -> None:
     # Loaded from the pipe itself, marshal would read it in bits.
-    text = marshal.dumps(what)
+    text = marshal.dumps(message)
     pipe.write(len(text).to_bytes(_SIZE))
     pipe.write(text)
 
@@ -98,12 +99,12 @@ def _received(pipe: BinaryIO, warnings: Warnings) -> Iterator[list[Entry]]:
         text = pipe.read(size)
         if not size or len(text) < size:
             raise ChildProcessError("the walk's process was killed before it was through")
-        said = marshal.loads(text)  # noqa: S302 - from our own child
-        if isinstance(said, list):
-            yield _entries(said)
+        message = marshal.loads(text)  # noqa: S302 - from our own child
+        if isinstance(message, list):
+            yield _entries(message)
             continue
-        error, *told = said
+        error, *collected = message
         if error is not None:
             raise pickle.loads(error)  # noqa: S301
-        warnings.take(*told)
+        warnings.take(*collected)
         return

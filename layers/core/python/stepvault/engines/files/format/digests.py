@@ -15,7 +15,7 @@ _ZEROS = bytes(_BLOCK)
 
 
 def content_hash(descriptor: int, line: Line) -> bytes:
-    """Of the file, or of the piece of it, that the line describes."""
+    """Return the hash of the file, or of the piece of it, that the line describes."""
     if line.kind in (index.FILE, index.HARD_LINK):
         digest, at = hashlib.sha256(), 0
         while data := os.pread(descriptor, _BUFFER, at):
@@ -50,7 +50,7 @@ class HoleDigest:
         self._number = 0
 
     def update(self, offset: int, data: Buffer) -> None:
-        """Data that lies at offset."""
+        """Take data that lies at offset."""
         view = memoryview(data)
         while view:
             number, at = divmod(offset, _BLOCK)
@@ -63,7 +63,7 @@ class HoleDigest:
             view = view[len(piece) :]
 
     def hexdigest(self) -> bytes:
-        """The hash, in ASCII; nothing may follow."""
+        """Return the hash, in ASCII; nothing may follow."""
         self._finish()
         return self._digest.hexdigest().encode()
 
@@ -75,7 +75,7 @@ class HoleDigest:
 
 
 def xattrs_digest(xattrs: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Tells whether two sets of extended attributes are equal."""
+    """Return what tells whether two sets of extended attributes are equal."""
     digest = hashlib.sha256()
     for name, value in sorted(xattrs):
         digest.update(b"%d %d %s%s" % (len(name), len(value), name, value))

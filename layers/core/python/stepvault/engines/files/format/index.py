@@ -80,33 +80,35 @@ class Line(NamedTuple):
 
 
 def escape(path: bytes) -> bytes:
+    """Return the path as it stands in a line."""
     return _AWKWARD.sub(lambda m: b"%%%02X" % ord(m[0]), path) if _AWKWARD.search(path) else path
 
 
 def unescape(text: bytes) -> bytes:
+    """Return the path that stands in a line like that."""
     if b"%" not in text:
         return text
     return text.replace(b"%0A", b"\n").replace(b"%09", b"\t").replace(b"%25", b"%")
 
 
 def signature(path: bytes, size: int, mtime_ns: int, ctime_ns: int, inode: int) -> bytes:
-    """How the line of an entry begins as long as the entry does not change."""
+    """Return how the line of an entry begins as long as the entry does not change."""
     return b"%s\t%d\t%d\t%d\t%d\t" % (escape(path), size, mtime_ns, ctime_ns, inode)
 
 
 def key_of(line: bytes) -> bytes:
-    """Sorts raw lines in walk order."""
+    """Return a key that sorts raw lines in walk order."""
     return walk_key(unescape(line[: line.index(b"\t")]))
 
 
 def place(line: bytes) -> bytes:
-    """Offset and pack out of a raw line: what identifies content among the lines of one index."""
+    """Return offset and pack out of a raw line: what identifies content among the lines of one index."""
     offset, _, _, _, pack = line.rsplit(b"\t", 5)[1:]
     return offset + b"\t" + pack
 
 
 def parse(line: bytes) -> Line:
-    """A line, without its line feed."""
+    """Parse a line that has lost its line feed."""
     f = line.split(b"\t")
     if len(f) != len(COLUMNS):
         raise BackupTampered(f"an index has a line of {len(f)} columns instead of {len(COLUMNS)}")
@@ -118,23 +120,27 @@ def parse(line: bytes) -> Line:
 
 
 def head(packs: Mapping[int, Mapping[str, Any]]) -> bytes:
-    """The first line. Of each pack: its name, its run if that is an earlier one, its live bytes."""
-    made = {
+    """Return the first line.
+
+    Args:
+        packs: by number the name, the run if that is an earlier one, and the live bytes of each.
+    """
+    columns_and_packs = {
         "stepvault_index": VERSION,
         "columns": COLUMNS,
         "packs": {str(n): p for n, p in packs.items()},
     }
-    return json.dumps(made).encode() + b"\n"
+    return json.dumps(columns_and_packs).encode() + b"\n"
 
 
 def read(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
-    """The packs that an index names, and its lines without their line feeds."""
+    """Return the packs that an index names, and its lines without their line feeds."""
     packs, rest = read_chunks(chunks)
     return packs, cut(rest, b"\n")
 
 
 def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
-    """The packs that an index names, and the text that follows, in chunks of any size."""
+    """Return the packs that an index names, and the text that follows, in chunks of any size."""
     first, stream = b"", iter(chunks)
     for chunk in stream:
         first += chunk
@@ -142,9 +148,9 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
             break
     line, _, rest = first.partition(b"\n")
     try:
-        said = json.loads(line)
-        version = said["stepvault_index"]
-        packs = {int(number): pack for number, pack in said["packs"].items()}
+        parsed = json.loads(line)
+        version = parsed["stepvault_index"]
+        packs = {int(number): pack for number, pack in parsed["packs"].items()}
     except (ValueError, KeyError, TypeError) as error:
         raise BackupTampered("an index does not begin with its head") from error
     if version > VERSION:
@@ -156,7 +162,7 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
 
 
 def pack_named(pack: Mapping[str, Any], by: StoredObject) -> tuple[str | None, str]:
-    """Run and name of a pack out of that index's head; the index's own run, if it names none."""
+    """Return run and name of a pack out of that index's head; the index's run if it names none."""
     return pack.get("run_id") or by.run_id, pack["name"]
 
 
@@ -169,20 +175,20 @@ class Places:
         self._stored = [place for _, place in frames] + [stored.object.stored_bytes]
 
     def of(self, offset: int) -> tuple[int, int, int]:
-        """``start``, ``end`` and ``skip`` of the member at that raw offset."""
+        """Return ``start``, ``end`` and ``skip`` of the member at that raw offset."""
         frame = bisect.bisect_right(self._raw, offset) - 1
         return self._stored[frame], self._stored[frame + 1], offset - self._raw[frame]
 
 
 def finished(drafts: Iterable[bytes], places: Places, number: int) -> Iterator[bytes]:
-    """Lines that lack their last four columns, completed with line feeds."""
+    """Yield lines that lack their last four columns, completed and with line feeds."""
     for draft in drafts:
         start, end, skip = places.of(int(draft[draft.rindex(b"\t") + 1 :]))
         yield b"%s\t%d\t%d\t%d\t%d\n" % (draft, start, end, skip, number)
 
 
 def merged(streams: Sequence[Iterable[bytes]]) -> Iterator[bytes]:
-    """Lines of several indexes in one walk order."""
+    """Return the lines of several indexes in one walk order."""
     if len(streams) == 1:
         return iter(streams[0])
     return heapq.merge(*streams, key=key_of)
@@ -203,6 +209,7 @@ class Index:
         self._files = files
 
     def read(self) -> Iterator[Buffer | EndFrame]:
+        """Yield the head and the lines."""
         held, size = [self._head], 0
         for line in self._lines:
             held.append(line)
@@ -213,10 +220,11 @@ class Index:
         yield b"".join(held)
 
     def result(self) -> Counts:
+        """Return how many files the lines describe, if that was told."""
         return Counts(files=self._files)
 
 
 def settled(ctime_ns: int) -> int:
-    """The time of change, or 0 when it is so recent that it may not tell of the next change."""
+    """Return the time of change, or 0 when it is so recent that it may not tell of the next change."""
     tick = _TICK_NS if ctime_ns % 10**9 else _COARSE_TICK_NS
     return 0 if time.time_ns() - ctime_ns < tick else ctime_ns

@@ -39,9 +39,10 @@ class Head:
     same: list[dict[str, Any]] = field(default_factory=list)
     """Of a unit of unchanged entries, when nothing at all has changed: the previous backup's objects."""
     warnings: list[str] = field(default_factory=list)
-    """What the walk has to say; in one unit of the source only."""
+    """The walk's; in one unit of the source only."""
 
     def record(self) -> bytes:
+        """Return it as the first record."""
         return json.dumps(self.__dict__).encode() + END
 
 
@@ -55,22 +56,23 @@ class Range:
     count: int
 
     def record(self, path: bytes) -> bytes:
+        """Return the record of this piece of the file at that path."""
         numbers = (self.start, self.end, self.number, self.count)
         return PIECE + b"%d-%d-%d-%d:" % numbers + path + END
 
     def name(self, path: bytes) -> bytes:
-        """The name of its member: ``cat`` of all pieces in order gives the file."""
+        """Return the name of its member: ``cat`` of all pieces in order gives the file."""
         return path + b".part-%04d-of-%04d" % (self.number, self.count)
 
 
 def piece(record: bytes) -> tuple[Range, bytes]:
-    """The range and the path of a ``PIECE`` record (without its end)."""
+    """Return the range and the path of a ``PIECE`` record (without its end)."""
     numbers, _, path = record[1:].partition(b":")
     return Range(*map(int, numbers.split(b"-"))), path
 
 
 def path_of(record: bytes) -> bytes:
-    """The path that a record (without its end) is about."""
+    """Return the path that a record (without its end) is about."""
     if record[:1] == PIECE:
         return piece(record)[1]
     if record[:1] == OBJECT:
@@ -80,19 +82,19 @@ def path_of(record: bytes) -> bytes:
 
 
 def sort_key(record: bytes) -> bytes:
-    """Sorts records as the walk met them."""
+    """Return a key that sorts records as the walk met them."""
     return walk_key(path_of(record))
 
 
 def packed(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks as a zstd frame."""
+    """Yield the chunks as a zstd frame."""
     stream = compressor().compressobj()
     yield from map(stream.compress, chunks)
     yield stream.flush()
 
 
 def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:
-    """The head, and the raw chunks that follow it."""
+    """Yield the head, and the raw chunks that follow it."""
     stream = decompress(chunks)
     first = b""
     for chunk in stream:
@@ -110,12 +112,12 @@ def open_listing(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:
 
 
 def records(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The records after the head, without their ends."""
+    """Return the records after the head, without their ends."""
     return cut(chunks, END)
 
 
 def entry_record(entry: Entry, part: "Range | None" = None) -> bytes:
-    """The record of an entry, or of a part of it."""
+    """Return the record of an entry, or of a part of it."""
     if part:
         return part.record(entry.path)
     kind = b"h" if entry.kind == FILE and entry.links > 1 else entry.kind.encode()

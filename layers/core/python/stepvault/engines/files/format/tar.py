@@ -49,7 +49,7 @@ def header(
     xattrs: Xattrs = (),
     sparse_size: int | None = None,
 ) -> bytes:
-    """A member's header blocks; ``size`` bytes of content and padding follow.
+    """Return a member's header blocks; ``size`` bytes of content and padding follow.
 
     ``sparse_size`` is the full size of a file with holes, whose content starts with its map.
     """
@@ -88,17 +88,17 @@ def header(
 
 @lru_cache(maxsize=1024)
 def _extended(size: int) -> bytes:
-    """The header of extended records; nearly every file has some, of a few sizes."""
+    """Return the header of extended records; nearly every file has some, of a few sizes."""
     return _block(b"PaxHeaders/x", 0o644, 0, 0, size, 0, _PAX, b"")
 
 
 def padding(size: int) -> bytes:
-    """The zeros that fill the last block."""
+    """Return the zeros that fill the last block."""
     return bytes(-size % BLOCK)
 
 
 def record(key: bytes, value: bytes) -> bytes:
-    """One ``length key=value`` line; the length counts its own digits."""
+    """Return one ``length key=value`` line; the length counts its own digits."""
     text = b" " + key + b"=" + value + b"\n"
     length = len(text) + len(str(len(text)))
     if len(str(length)) + len(text) != length:
@@ -158,7 +158,7 @@ def _block(
 
 
 def sparse_map(runs: SparseMap) -> bytes:
-    """The map in front of the content of a file with holes, padded to blocks."""
+    """Return the map in front of the content of a file with holes, padded to blocks."""
     text = b"%d\n" % len(runs) + b"".join(b"%d\n%d\n" % run for run in runs)
     return text + padding(len(text))
 
@@ -175,31 +175,31 @@ class Header:
 
 
 def read_header(read: Callable[[int], bytes]) -> Header:
-    """The header that ``read`` stands at; ``read(n)`` gives the next n bytes.
+    """Read the header that ``read`` stands at; ``read(n)`` gives the next n bytes.
 
     Raises:
         BackupTampered: that is no header.
     """
     block = _checked(read(BLOCK))
-    made = Header(kind=block[156:157], size=_octal(block[124:136]))
-    if made.kind != _PAX:
-        return made
-    records = _records(read(made.size + -made.size % BLOCK)[: made.size])
+    header = Header(kind=block[156:157], size=_octal(block[124:136]))
+    if header.kind != _PAX:
+        return header
+    records = _records(read(header.size + -header.size % BLOCK)[: header.size])
     block = _checked(read(BLOCK))
-    made = Header(kind=block[156:157], size=_octal(block[124:136]))
+    header = Header(kind=block[156:157], size=_octal(block[124:136]))
     for key, value in records:
         if key == b"size":
-            made.size = int(value)
+            header.size = int(value)
         elif key == b"GNU.sparse.realsize":
-            made.sparse_size = int(value)
+            header.sparse_size = int(value)
         elif key.startswith(b"SCHILY.xattr."):
             name = key.removeprefix(b"SCHILY.xattr.")
-            made.xattrs.append((name.replace(b"%3D", b"=").replace(b"%25", b"%"), value))
-    return made
+            header.xattrs.append((name.replace(b"%3D", b"=").replace(b"%25", b"%"), value))
+    return header
 
 
 def read_sparse_map(read: Callable[[int], bytes]) -> tuple[list[tuple[int, int]], int]:
-    """The map that ``read`` stands at, and the bytes it took.
+    """Read the map that ``read`` stands at; return it and its size in bytes.
 
     Raises:
         BackupTampered: that is no map.

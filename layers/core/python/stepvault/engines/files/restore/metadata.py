@@ -24,13 +24,15 @@ class Metadata:
 
     @classmethod
     def of(cls, job: RestoreJob) -> Self:
-        """What the source's settings and the restore's options ask for."""
+        """Return what the source's settings and the restore's options ask for."""
         return cls(wanted=job.source.preserve_metadata, owner=job.options.owner != "none")
 
     def apply(self, descriptor: int, line: Line, xattrs: Iterable[tuple[bytes, bytes]]) -> None:
-        """To an open file or directory. The order matters: a change of owner clears mode bits
-        and capabilities, what the mode makes read-only gets no attributes, and any change but
-        the last sets the time."""
+        """Put it back on an open file or directory.
+
+        The order matters: a change of owner clears mode bits and capabilities, what the mode makes
+        read-only gets no attributes, and any change but the last sets the time.
+        """
         if not self.wanted:
             return
         mode = line.mode
@@ -44,7 +46,7 @@ class Metadata:
     def apply_to_directory(
         self, descriptor: int, line: Line, xattrs: Sequence[tuple[bytes, bytes]]
     ) -> None:
-        """As ``apply``, and rid it of the ACLs that it inherited when it was made."""
+        """Do as ``apply`` does, and remove the ACLs that were inherited when it was made."""
         self.clear_acls(descriptor, but=[key for key, _ in xattrs])
         self.apply(descriptor, line, xattrs)
 
@@ -60,7 +62,7 @@ class Metadata:
     def apply_to_link(
         self, directory: int, name: str, line: Line, xattrs: Iterable[tuple[bytes, bytes]]
     ) -> None:
-        """To a symbolic link itself."""
+        """Put it back on a symbolic link itself."""
         if not self.wanted:
             return
         if self.owner:

@@ -68,7 +68,7 @@ class PackTask:
                 count += 1
         return count
 
-    def _stage(self, member: unpack.Found, folder: bytes, name: bytes) -> None:
+    def _stage(self, member: unpack.Member, folder: bytes, name: bytes) -> None:
         """Write one member to the staging folder and check it."""
         line, xattrs = member.line, member.header.xattrs
         digest = xattrs_digest(xattrs) if xattrs else index.NONE
@@ -93,7 +93,7 @@ class PackTask:
             case _:
                 pass
 
-    def _stage_file(self, member: unpack.Found, folder: int, name: bytes) -> None:
+    def _stage_file(self, member: unpack.Member, folder: int, name: bytes) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(name, flags, 0o666, dir_fd=folder)
         try:
@@ -105,7 +105,7 @@ class PackTask:
         finally:
             os.close(descriptor)
 
-    def _stage_piece(self, member: unpack.Found) -> None:
+    def _stage_piece(self, member: unpack.Member) -> None:
         """All pieces of a file, whichever task has them, are written into one."""
         folder = self._staging.folder(staging.PIECES)
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -120,12 +120,14 @@ class PackTask:
             os.close(descriptor)
 
     def _stage_directory(self, line: Line, xattrs: Sequence[tuple[bytes, bytes]]) -> None:
-        """Keep a directory's attributes until all that it holds has been made: a default ACL
-        would otherwise be inherited."""
+        """Keep a directory's attributes until all that it holds has been made.
+
+        A default ACL would otherwise be inherited.
+        """
         folder = staging.DIRECTORIES + b"/" + staging.hidden_name(line.path)
         put_xattrs(self._staging.folder(folder), xattrs)
 
-    def _write(self, descriptor: int, member: unpack.Found, start: int) -> bytes:
+    def _write(self, descriptor: int, member: unpack.Member, start: int) -> bytes:
         """Write a member's content from ``start`` on; return its hash as the index states it."""
         line, header = member.line, member.header
         runs, left = [(0, header.size)], header.size

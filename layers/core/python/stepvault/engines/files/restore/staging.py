@@ -17,8 +17,10 @@ DIRECTORIES = b"directories"
 
 
 class Staging:
-    """The staging folder, reached through a tree of its own: the few directories it has stay open
-    however many others the target makes us open."""
+    """The staging folder, reached through a tree of its own.
+
+    So the few directories it has stay open however many others the target needs open.
+    """
 
     def __init__(self, tree: Target, name: str) -> None:
         self._tree = tree
@@ -65,6 +67,10 @@ def hidden_name(path: bytes) -> bytes:
 
 
 def orphan_name(pack: int, offset: int) -> bytes:
-    """Return the staging name of a file of which only later names are wanted; the pack as the
-    manifest numbers it, since another file may have had the same first name in another pack."""
+    """Return the staging name of a file of which only later names are wanted.
+
+    Args:
+        pack: as the manifest numbers it: another pack may hold another file of that first name.
+        offset: of the file in the unpacked pack.
+    """
     return b"%d-%d" % (pack, offset)

@@ -24,6 +24,7 @@ class Lines:
         self._frame = -1
 
     def add(self, line: bytes) -> None:
+        """Lay a line aside, offsets ascending."""
         start, end = map(int, line.rsplit(b"\t", 4)[1:3])
         if start != self._frame:
             self._frame = start
@@ -49,7 +50,8 @@ class Backup:
         self.indexes = [stored for stored in objects if stored.name.endswith(index.SUFFIX)]
 
     def find(self, run_id: str | None, name: str) -> StoredObject:
-        """
+        """Return that object of the manifest.
+
         Raises:
             BackupTampered: the manifest does not list it.
         """
@@ -62,11 +64,11 @@ class Backup:
             ) from None
 
     def number(self, stored: StoredObject) -> int:
-        """Which of the manifest's objects it is: an index's numbers mean something in it alone."""
+        """Return its number in the manifest: an index's numbers mean something in it alone."""
         return self._numbers[stored.run_id, stored.name]
 
     def packs(self, selection: Selection) -> Iterator[tuple[StoredObject, StoredObject]]:
-        """Each pack that holds something wanted, with the index that knows its members."""
+        """Yield each pack that holds something wanted, with the index that knows its members."""
         for index_object in self.indexes:
             used: dict[int, int] = {}
             named, lines = index.read(self._read(index_object))
@@ -80,7 +82,7 @@ class Backup:
     def lines_of(
         self, index_object: StoredObject, pack: StoredObject, selection: Selection
     ) -> Lines:
-        """The wanted lines of one pack, ascending by offset, proved to be what was stored.
+        """Return the wanted lines of one pack, ascending by offset, proved to be what was stored.
 
         A hard link is among them only if the file's first name is not: then its content is
         needed, once for all its names.
@@ -110,7 +112,7 @@ class Backup:
         return both
 
     def all_lines(self, selection: Selection) -> "AllLines":
-        """All wanted lines in walk order, proved to be what was stored.
+        """Return all wanted lines in walk order, proved to be what was stored.
 
         Their packs have the manifest's numbers, so that pack and offset identify content.
         """
@@ -149,7 +151,7 @@ def _offset(line: bytes) -> int:
 
 
 def _wanted(lines: Iterable[bytes], selection: Selection) -> Iterator[bytes]:
-    """The lines of an index that the selection wants."""
+    """Yield the lines of an index that the selection wants."""
     if selection.everything:
         yield from lines
         return

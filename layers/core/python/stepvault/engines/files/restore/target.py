@@ -25,7 +25,7 @@ class Target(Tree):
         super().__init__(str(root))
 
     def parent(self, path: bytes) -> tuple[int, bytes]:
-        """A descriptor of the directory that holds path, made if missing, and the name in it.
+        """Return a descriptor of the directory that holds path, made if missing, and the name in it.
 
         Raises:
             BackupTampered: the path leaves the target.
@@ -36,23 +36,23 @@ class Target(Tree):
         return self.make(directory), name
 
     def make(self, path: bytes) -> int:
-        """A descriptor of that directory, made if missing."""
+        """Return a descriptor of that directory, made if missing."""
         if path != ROOT:
             check(path)
         try:
             return self.directory(path)
         except OSError:
             pass  # missing, or something is in the way: the loop tells where
-        made = ROOT
+        reached = ROOT
         for name in path.split(b"/"):
-            parent, made = self.directory(made), join(made, name)
+            parent, reached = self.directory(reached), join(reached, name)
             with suppress(FileExistsError):
                 os.mkdir(name, dir_fd=parent)
             try:
-                descriptor = self.directory(made)
+                descriptor = self.directory(reached)
             except OSError as error:
                 if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                    raise _in_the_way(made) from error
+                    raise _in_the_way(reached) from error
                 raise
         return descriptor
 

@@ -27,7 +27,7 @@ class Feed:
         self.position = 0
 
     def some(self, most: int) -> memoryview:
-        """Between one and ``most`` bytes."""
+        """Return between one and ``most`` bytes."""
         while not self._held:
             buffer = next(self._buffers, None)
             if buffer is None:
@@ -38,6 +38,7 @@ class Feed:
         return piece
 
     def exactly(self, size: int) -> bytes:
+        """Return that many bytes."""
         if len(self._held) >= size:
             self.position += size
             piece, self._held = bytes(self._held[:size]), self._held[size:]
@@ -49,6 +50,7 @@ class Feed:
         return b"".join(pieces)
 
     def skip(self, size: int) -> None:
+        """Pass over that many bytes."""
         while size > 0:
             size -= len(self.some(size))
 
@@ -59,7 +61,7 @@ class Feed:
 
 
 @dataclass
-class Found:
+class Member:
     """A member that ``feed`` stands at the content of."""
 
     line: Line
@@ -69,8 +71,8 @@ class Found:
 
 def whole(
     stored: StoredObject, buffers: Iterator[bytes], lines: Iterable[bytes]
-) -> Iterator[Found]:
-    """The members of those lines (ascending by offset) out of the unpacked pack.
+) -> Iterator[Member]:
+    """Yield the members of those lines (ascending by offset) out of the unpacked pack.
 
     The pack is read to its end, so that it is verified before the iterator ends.
     """
@@ -78,7 +80,7 @@ def whole(
     for raw in lines:
         line = index.parse(raw)
         feed.skip(line.offset - feed.position)
-        yield Found(line, _header(stored, feed), feed)
+        yield Member(line, _header(stored, feed), feed)
     feed.drain()
 
 
@@ -86,8 +88,8 @@ def ranges(
     stored: StoredObject,
     read_range: ReadRange,
     lines: Iterable[bytes],
-) -> Iterator[Found]:
-    """The same, by reading no more than the frames that hold the members."""
+) -> Iterator[Member]:
+    """Yield the same, by reading no more than the frames that hold the members."""
     feed, frame = Feed(stored.name, iter(())), -1
     for raw in lines:
         line = index.parse(raw)
@@ -95,7 +97,7 @@ def ranges(
             feed = Feed(stored.name, _unpacked(stored, read_range, line.start, line.end))
             frame = line.start
         feed.skip(line.skip - feed.position)
-        yield Found(line, _header(stored, feed), feed)
+        yield Member(line, _header(stored, feed), feed)
 
 
 class _Range:

@@ -34,7 +34,7 @@ Place = tuple[int, int]
 
 
 def differences(job: RestoreJob) -> list[str]:
-    """One line for each way in which the directory is not what the index says.
+    """Return one line for each way in which the directory is not what the index says.
 
     Owners and extended attributes count only as far as the user may set them: for root.
     """
@@ -90,11 +90,11 @@ class _Comparison:
                 same = [line]
                 while (line := next(lines, None)) and line.path == entry.path:
                     same.append(line)
-                yield from (f"{show(entry.path)}: {what}" for what in self._of(same, entry))
+                yield from (f"{show(entry.path)}: {what}" for what in self._differing(same, entry))
                 entry = next(entries, None)
 
-    def _of(self, lines: list[Line], entry: Entry) -> Iterator[str]:
-        """What differs of one entry; a file in pieces has several lines."""
+    def _differing(self, lines: list[Line], entry: Entry) -> Iterator[str]:
+        """Yield what differs of one entry; a file in pieces has several lines."""
         line = lines[0]
         if _KINDS[line.kind] != entry.kind:
             yield "of another kind"

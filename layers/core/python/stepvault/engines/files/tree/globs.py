@@ -28,7 +28,7 @@ class _Pattern:
 
 
 class Globs:
-    """A list of patterns. ``decide`` says what they make of a path."""
+    """A list of patterns."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         parsed = [p for p in map(_parse, patterns) if p is not None]
@@ -42,7 +42,7 @@ class Globs:
         return bool(self._steps)
 
     def decide(self, path: bytes, name: bytes, is_directory: bool) -> bool | None:
-        """True: matched; False: taken back; None: no pattern speaks of it."""
+        """Return True for matched, False for taken back, None if no pattern matches."""
         for verdict, for_file, for_directory in self._steps:
             by_name, by_path = for_directory if is_directory else for_file
             if (by_name and by_name.fullmatch(name)) or (by_path and by_path.fullmatch(path)):
@@ -94,7 +94,7 @@ def _parse(line: str) -> _Pattern | None:
 
 
 def _translate(text: str) -> str:
-    """An anchored pattern, segment by segment; ``**`` stands for any number of them."""
+    """Return an anchored pattern, segment by segment; ``**`` stands for any number of them."""
     segments = text.split("/")
     out = ""
     for position, segment in enumerate(segments):
@@ -131,7 +131,7 @@ def _segment(text: str) -> str:
 
 
 def _bracket(text: str, start: int) -> tuple[str, int]:
-    """The class that begins after ``[`` at start, and where it ends; a literal ``[`` if it does not.
+    """Return the class that begins after ``[`` at start, and where it ends; a literal ``[`` if it does not.
 
     As in git, of a range that ends before it begins only the first byte counts, and a class that
     nobody knows matches nothing.
@@ -159,6 +159,6 @@ def _bracket(text: str, start: int) -> tuple[str, int]:
 
 
 def _literal(text: str, at: int) -> tuple[str, int]:
-    """The byte there, or the one that a backslash there takes as it is, and where the next is."""
+    """Return the byte there, or the one that a backslash there takes as it is, and where the next is."""
     at += text[at] == "\\" and at + 1 < len(text)
     return text[at], at + 1

@@ -44,6 +44,7 @@ class Tree:
         self.close()
 
     def close(self) -> None:
+        """Close every descriptor, the root's too."""
         for descriptor in self._open.values():
             os.close(descriptor)
         self._open.clear()
@@ -53,7 +54,7 @@ class Tree:
             self._root_fd = -1
 
     def directory(self, path: bytes) -> int:
-        """A descriptor of that directory, open until many others have been asked for.
+        """Return a descriptor of that directory, open until many others have been asked for.
 
         Raises:
             OSError: as open(2) says.

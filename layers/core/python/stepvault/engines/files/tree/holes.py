@@ -1,4 +1,4 @@
-"""Files with holes: where their data lies, and a hash that does not depend on it."""
+"""Files with holes: where their data lies."""
 
 import errno
 import os
@@ -9,8 +9,8 @@ Runs = Sequence[tuple[int, int]]
 
 
 def runs_of(descriptor: int, start: int, end: int) -> Runs:
-    """Where data lies between start and end of an open file."""
-    found: list[tuple[int, int]] = []
+    """Return where data lies between start and end of an open file."""
+    runs: list[tuple[int, int]] = []
     at = start
     while at < end:
         try:
@@ -22,6 +22,6 @@ def runs_of(descriptor: int, start: int, end: int) -> Runs:
             return [(start, end - start)]  # a file system that does not say
         if data >= end or hole <= data:
             break
-        found.append((data, min(hole, end) - data))
+        runs.append((data, min(hole, end) - data))
         at = hole
-    return found
+    return runs

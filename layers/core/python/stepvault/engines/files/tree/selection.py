@@ -8,7 +8,7 @@ from stepvault.settings import FilesSource
 
 
 def _above(path: bytes) -> Iterator[bytes]:
-    """The directories that hold path, outermost first."""
+    """Yield the directories that hold path, outermost first."""
     slash = path.find(b"/")
     while slash >= 0:
         yield path[:slash]

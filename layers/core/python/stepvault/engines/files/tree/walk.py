@@ -72,8 +72,8 @@ class Entry(NamedTuple):
 Fields = tuple[Any, ...]
 
 
-class _Found(NamedTuple):
-    """What was found in a directory: neighbours, then a directory to go into."""
+class _Stretch(NamedTuple):
+    """Part of a directory: neighbours, then a directory to go into."""
 
     files: list[Fields]
     directory: Entry | None = None
@@ -84,14 +84,14 @@ class _Found(NamedTuple):
 class _Level(NamedTuple):
     """A directory being walked."""
 
-    children: Iterator[_Found]
+    children: Iterator[_Stretch]
     identity: tuple[int, int]
     pending: Entry | None
     """The directory itself, while nothing in it has matched ``include``."""
 
 
 def walk(tree: Tree, source: FilesSource, warnings: Warnings) -> Iterator[Entry]:
-    """Every entry that the source's settings ask for, the root first.
+    """Yield every entry that the source's settings ask for, the root first.
 
     Raises:
         SourceMissing: the root is gone.
@@ -101,9 +101,9 @@ def walk(tree: Tree, source: FilesSource, warnings: Warnings) -> Iterator[Entry]
 
 
 def stretches(tree: Tree, source: FilesSource, warnings: Warnings) -> Iterator[list[Fields]]:
-    """As ``walk``; neighbours come together."""
-    with closing(_Walk(tree, source, warnings)) as found:
-        yield from found.stretches()
+    """Yield what ``walk`` does, neighbours together."""
+    with closing(_Walk(tree, source, warnings)) as walking:
+        yield from walking.stretches()
 
 
 class _Walk:
@@ -128,11 +128,11 @@ class _Walk:
         yield [root]
         self._descend(Entry._make(root), wanted=not self._include, pending=False)
         while self._levels:
-            found = next(self._levels[-1].children, None)
-            if found is None:
+            part = next(self._levels[-1].children, None)
+            if part is None:
                 self._levels.pop()
                 continue
-            stretch, directory, wanted = found
+            stretch, directory, wanted = part
             if stretch and self._include:
                 stretch = [*self._pending(), *stretch]
             if directory and wanted:
@@ -143,7 +143,7 @@ class _Walk:
                 self._descend(directory, wanted, pending=not wanted)
 
     def _pending(self) -> Iterator[Fields]:
-        """The directories above that were held back until something in them matched."""
+        """Yield the directories above that were held back until something in them matched."""
         for depth, level in enumerate(self._levels):
             if level.pending:
                 yield tuple(level.pending)
@@ -158,8 +158,8 @@ class _Walk:
             )
         )
 
-    def _children(self, parent: bytes, wanted: bool) -> Iterator[_Found]:
-        """What a directory holds, in order."""
+    def _children(self, parent: bytes, wanted: bool) -> Iterator[_Stretch]:
+        """Yield what a directory holds, in order."""
         picky = self._follow or self._exclude or self._include or self._limit is not None
         prefix = join(parent, b"")
         for names in batched(self._names(parent), _AHEAD, strict=False):
@@ -176,11 +176,11 @@ class _Walk:
                     verdict = self._include.decide(path, name, kept[1] == DIRECTORY)
                     inside = wanted if verdict is None else verdict
                 if kept[1] == DIRECTORY:
-                    yield _Found(files, Entry._make(kept), inside)
+                    yield _Stretch(files, Entry._make(kept), inside)
                     files = []
                 elif inside:
                     files.append(kept)
-            yield _Found(files)
+            yield _Stretch(files)
 
     def _names(self, parent: bytes) -> Iterator[bytes]:
         try:
@@ -197,21 +197,21 @@ class _Walk:
         except OSError as error:
             self._failed(parent, "directory", "left out with all within", error)
             return []
-        ask = partial(self._asked, parent, descriptor)
+        ask = partial(self._ask, parent, descriptor)
         if self._pool is None:
             return ask(names)
         return [*chain.from_iterable(self._pool.map(ask, batched(names, _EACH, strict=False)))]
 
-    def _asked(
+    def _ask(
         self, parent: bytes, descriptor: int, names: tuple[bytes, ...]
     ) -> list[tuple[bytes, os.stat_result]]:
-        found = []
+        statuses = []
         for name in names:
             try:
-                found.append((name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)))
+                statuses.append((name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)))
             except OSError as error:
                 self._failed(join(parent, name), "entry", "left out", error)
-        return found
+        return statuses
 
     def _failed(self, path: bytes, what: str, left_out: str, error: OSError) -> None:
         """Note what vanished or may be left out; all else is an error of the source."""
@@ -227,7 +227,7 @@ class _Walk:
             raise error
 
     def _judged(self, path: bytes, name: bytes, status: os.stat_result) -> Fields | None:
-        """The entry, if it is of a kind and size that is kept and not excluded."""
+        """Return the entry, if it is of a kind and size that is kept and not excluded."""
         kind = _KINDS.get(stat.S_IFMT(status.st_mode))
         if kind == LINK and self._follow:
             kind, status = self._followed(path, status)
@@ -243,7 +243,7 @@ class _Walk:
         return _fields(path, kind, status)
 
     def _followed(self, path: bytes, link: os.stat_result) -> tuple[str | None, os.stat_result]:
-        """What the link leads to; the link itself where it leads nowhere or in a circle."""
+        """Return what the link leads to; the link itself where it leads nowhere or in a circle."""
         parent, _, name = path.rpartition(b"/")
         try:
             status = os.stat(name, dir_fd=self._tree.directory(parent or ROOT))
@@ -276,7 +276,7 @@ def _fields(path: bytes, kind: str, status: os.stat_result) -> Fields:
 
 
 def _sorted_names(descriptor: int) -> Iterator[bytes]:
-    """The names in a directory by their bytes; a huge one is sorted in runs on disk."""
+    """Return the names in a directory by their bytes; a huge one is sorted in runs on disk."""
     runs: list[Records] = []
     # By a path of bytes, as a scan by descriptor gives names as text, to be encoded one by one.
     with os.scandir(b"/proc/self/fd/%d" % descriptor) as entries:

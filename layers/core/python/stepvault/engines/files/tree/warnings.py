@@ -1,4 +1,4 @@
-"""What a person should know of a walk or a pack though the backup is whole."""
+"""What a person should know about a walk or a pack although the backup is whole."""
 
 import threading
 
@@ -8,7 +8,7 @@ _NAMED = 20
 
 
 class Warnings:
-    """Counts remarks by kind and keeps the first few paths of each. Safe between threads."""
+    """Counts warnings by kind and keeps the first few paths of each. Safe between threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -23,19 +23,19 @@ class Warnings:
             if len(named) < _NAMED:
                 named.append(show(path))
 
-    def told(self) -> tuple[dict[str, int], dict[str, list[str]]]:
-        """All there is to know, for ``take``."""
+    def collected(self) -> tuple[dict[str, int], dict[str, list[str]]]:
+        """Return counts and paths by kind, for ``take`` of another one."""
         return self.counts, self._paths
 
     def take(self, counts: dict[str, int], paths: dict[str, list[str]]) -> None:
-        """Add what somebody else had to say."""
+        """Add what another one collected."""
         for what, count in counts.items():
             self.counts[what] = self.counts.get(what, 0) + count
             named = self._paths.setdefault(what, [])
             named += paths[what][: _NAMED - len(named)]
 
     def lines(self) -> list[str]:
-        """One line per kind: what, how many, and the first paths."""
+        """Return one line per kind: what, how many, and the first paths."""
         lines = []
         for what, count in self.counts.items():
             named = self._paths[what]

@@ -10,7 +10,7 @@ Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
 def xattrs_of(descriptor: int) -> Xattrs:
-    """Those of an open file."""
+    """Return those of an open file."""
     try:
         names = os.listxattr(descriptor)
     except OSError as error:
@@ -21,7 +21,7 @@ def xattrs_of(descriptor: int) -> Xattrs:
 
 
 def xattrs_at(directory: int, name: bytes, *, follow: bool = False) -> Xattrs:
-    """Those of an entry that is not opened, such as a link."""
+    """Return those of an entry that is not opened, such as a link."""
     path = b"/proc/self/fd/%d/%s" % (directory, name)
     try:
         names = os.listxattr(path, follow_symlinks=follow)
@@ -33,7 +33,7 @@ def xattrs_at(directory: int, name: bytes, *, follow: bool = False) -> Xattrs:
 
 
 def _values(where: int | bytes, names: list[str], *, follow: bool) -> Xattrs:
-    found = []
+    values = []
     for name in sorted(names):
         try:
             value = os.getxattr(where, name, follow_symlinks=follow)
@@ -41,5 +41,5 @@ def _values(where: int | bytes, names: list[str], *, follow: bool) -> Xattrs:
             if error.errno in _NONE:
                 continue
             raise
-        found.append((os.fsencode(name), value))
-    return tuple(found)
+        values.append((os.fsencode(name), value))
+    return tuple(values)
