@@ -117,10 +117,23 @@ class Functions(Construct):
                 "restore",
                 "restore",
                 max(settings.memory[engine] for engine in settings.engines),
-                [*vault.read("backups/*", "restores/*"), *targets],
+                [
+                    *vault.read("backups/*", "restores/*"),
+                    *vault.write("restores/*/unrestored/*"),
+                    *targets,
+                ],
                 sources=True,
                 writes=True,
                 layers=["core", "deps", *postgres],
+            )
+        )
+
+        self.report_restore = self._function(
+            Spec(
+                "report_restore",
+                "report_restore",
+                RECORDS_MEMORY,
+                [*vault.read("restores/*"), *vault.write("restores/*/report.json")],
             )
         )
 

@@ -54,6 +54,7 @@ FUNCTIONS: dict[str, type[FunctionEnv]] = {
     "prune": PlanEnv,
     "plan_restore": PlanEnv,
     "restore": FunctionEnv,
+    "report_restore": FunctionEnv,
 }
 
 

@@ -262,3 +262,14 @@ class RestoreOptions(Record):
     """Kinds to leave out, in the engine's words (``tablespaces``, ``extension:postgis``)."""
     owner: Literal["keep", "none"] | str = "keep"
     """Who owns what is restored: as in the backup, the connecting user, or that role."""
+
+
+class RestoreReport(Record):
+    """What a restore by the state machine left out, or could not put back."""
+
+    format_version: int = FORMAT_VERSION
+    restore_id: str
+    source: str
+    run_id: str
+    ended: datetime
+    unrestored: list[Unrestored] = []
