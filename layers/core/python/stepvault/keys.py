@@ -12,6 +12,7 @@
     runs/<run-id>/summary.json                         what the run did, written by seal
     runs/map-results/                                  Step Functions' own, written and read by it alone
     restores/<restore-id>/<stage>.jsonl                one line per restore task
+    state/schedules.json                               since when each schedule is as it is
 """
 
 import re
@@ -20,6 +21,8 @@ from datetime import UTC, datetime
 BACKUPS = "backups/"
 RUNS = "runs/"
 RESTORES = "restores/"
+#: What the check of the schedules remembers.
+SCHEDULES = "state/schedules.json"
 
 #: Names that are safe as one key segment, in a URL, a file name, a metric dimension and an
 #: execution name: S3's "safe characters" without those a shell or a path would mind.
