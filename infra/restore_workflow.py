@@ -36,7 +36,7 @@ class RestoreWorkflow(Construct):
         platform: Platform,
     ) -> None:
         super().__init__(scope, name)
-        steps = Steps(self, platform.retry_after_seconds)
+        steps = Steps(self, platform)
         chain = sfn.Chain.start(
             steps.call(
                 "Plan restore", functions.plan_restore, {"execution": EXECUTION, "input": INPUT}

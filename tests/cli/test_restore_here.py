@@ -203,9 +203,7 @@ def test_what_was_not_restored_is_told_to_scripts(
 def test_a_restore_that_fails_half_way_says_that_the_target_is_incomplete(
     vault: Vault, three: tuple[str, Path], tmp_path: Path
 ) -> None:
-    done = invoke(
-        "restore", "three", "--to", str(tmp_path / "back"), "--vault", vault.bucket
-    )
+    done = invoke("restore", "three", "--to", str(tmp_path / "back"), "--vault", vault.bucket)
 
     assert done.exit_code == 4
     assert "The target is incomplete" in done.stderr

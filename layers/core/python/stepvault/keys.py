@@ -14,6 +14,7 @@
     restores/<restore-id>/<stage>.jsonl                one line per restore task
     restores/<restore-id>/unrestored/<stage>-<task>.jsonl   what a task left out or could not put back
     restores/<restore-id>/report.json                  all of these, once each; written at the end
+    state/schedules.json                               since when each schedule is as it is
 """
 
 import hashlib
@@ -23,6 +24,8 @@ from datetime import UTC, datetime
 BACKUPS = "backups/"
 RUNS = "runs/"
 RESTORES = "restores/"
+#: What the check of the schedules remembers.
+SCHEDULES = "state/schedules.json"
 
 #: Names that are safe as one key segment, in a URL, a file name, a metric dimension and an
 #: execution name: S3's "safe characters" without those a shell or a path would mind.

@@ -202,6 +202,8 @@ class SourceResult(Record):
     bottleneck: str | None = None
     failures: list[Failure] = []
     warnings: list[str] = []
+    unusual: str | None = None
+    """How the size of a sealed backup is unlike that of those before it; None: it is like them."""
 
 
 class Summary(Record):
