@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepvault import config, expressions, mistakes
+from stepvault import config, expressions
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import Config, FilesSource, PostgresSource
 
@@ -336,7 +336,7 @@ TOML_VALUES = st.recursive(
 def test_whatever_stands_in_the_file_ends_in_lines_or_in_a_configuration(
     raw: dict[str, Any],
 ) -> None:
-    found = mistakes.find(raw)
+    found = config.mistakes(raw)
     if not found:
         Config.model_validate(raw)
     assert all(line and "\n" not in line for line in found)

@@ -44,39 +44,37 @@ _ARCHIVED = "Restore the object from its archive class first (aws s3api restore-
 _CUSTOMER_KEY = "Store it without SSE-C: a key that only the client has cannot be used here"
 _REGION = "Set AWS_DEFAULT_REGION to the region that it is in"
 
-#: Code (see ``_normalised``) to its class and hint. What is missing here goes by its name's ending
-#: and the HTTP status.
-_BY_CODE: dict[str, tuple[ErrorClass, str]] = {
-    code: (kind, hint)
-    for kind, hint, codes in (
-        ("denied", "", "accessdenied forbidden unauthorized unauthorizedoperation notauthorized"),
-        ("denied", "", "allaccessdisabled accountproblem optinrequired subscriptionrequired"),
-        ("denied", "", "kmsaccessdenied opsitemaccessdenied"),
-        ("denied", _SIGN_IN, "expiredtoken tokenrefreshrequired invalidtoken invalidclienttokenid"),
-        ("denied", _SIGN_IN, "unrecognizedclient invalidaccesskeyid missingauthenticationtoken"),
-        ("denied", _SIGN_IN, "signaturedoesnotmatch invalidsignature incompletesignature"),
-        ("denied", _SIGN_IN, "authfailure requestexpired invalididentitytoken expiredtradeintoken"),
-        ("denied", _CLOCK, "requesttimetooskewed"),
-        ("denied", _KMS_KEY, "disabled kmsdisabled kmsinvalidstate invalidkeyid decryptionfailure"),
-        ("denied", _KMS_KEY, "encryptionfailure invalidkeyusage incorrectkey invalidciphertext"),
-        ("refused", _ARCHIVED, "invalidobjectstate objectnotinactivetier"),
-        ("refused", _REGION, "permanentredirect authorizationheadermalformed"),
-        ("refused", _REGION, "illegallocationconstraint"),
-        ("missing", "", "nosuchkey nosuchbucket nosuchversion notfound resourcenotfound"),
-        ("changed", "", "preconditionfailed conditionalcheckfailed"),
-        ("throttled", "", "throttling throttled requestthrottled kmsthrottling slowdown"),
-        ("throttled", "", "toomanyrequests requestlimitexceeded bandwidthlimitexceeded"),
-        ("throttled", "", "provisionedthroughputexceeded executionlimitexceeded"),
-        # Somebody else's call is under way or came in between, or bytes were lost on the way.
-        ("transient", "", "operationaborted conditionalrequestconflict conflict nosuchupload"),
-        ("transient", "", "invalidpart invalidpartorder requesttimeout incompletebody baddigest"),
-        ("transient", "", "xamzcontentchecksummismatch xamzcontentsha256mismatch internal"),
-        ("transient", "", "internalfailure internalservice internalserver serviceunavailable"),
-        ("transient", "", "kmsinternal dependencytimeout keyunavailable idpcommunication"),
-        ("transient", "", "operationinprogress resourceinuse statemachinedeleting"),
-    )
-    for code in codes.split()
-}  # fmt: skip
+#: Class, hint and the codes (see ``_normalised``) that have them. A code that is not here goes by
+#: its name and its HTTP status.
+_TABLE: tuple[tuple[ErrorClass, str, str], ...] = (
+    ("denied", "", "accessdenied forbidden unauthorized unauthorizedoperation notauthorized"),
+    ("denied", "", "allaccessdisabled accountproblem optinrequired subscriptionrequired"),
+    ("denied", "", "kmsaccessdenied opsitemaccessdenied"),
+    ("denied", _SIGN_IN, "expiredtoken tokenrefreshrequired invalidtoken invalidclienttokenid"),
+    ("denied", _SIGN_IN, "unrecognizedclient invalidaccesskeyid missingauthenticationtoken"),
+    ("denied", _SIGN_IN, "signaturedoesnotmatch invalidsignature incompletesignature"),
+    ("denied", _SIGN_IN, "authfailure requestexpired invalididentitytoken expiredtradeintoken"),
+    ("denied", _CLOCK, "requesttimetooskewed"),
+    ("denied", _KMS_KEY, "disabled kmsdisabled kmsinvalidstate invalidkeyid decryptionfailure"),
+    ("denied", _KMS_KEY, "encryptionfailure invalidkeyusage incorrectkey invalidciphertext"),
+    ("refused", _ARCHIVED, "invalidobjectstate objectnotinactivetier"),
+    ("refused", _REGION, "permanentredirect authorizationheadermalformed"),
+    ("refused", _REGION, "illegallocationconstraint"),
+    ("missing", "", "nosuchkey nosuchbucket nosuchversion notfound resourcenotfound"),
+    ("changed", "", "preconditionfailed conditionalcheckfailed"),
+    ("throttled", "", "throttling throttled requestthrottled kmsthrottling slowdown"),
+    ("throttled", "", "toomanyrequests requestlimitexceeded bandwidthlimitexceeded"),
+    ("throttled", "", "provisionedthroughputexceeded executionlimitexceeded"),
+    # Somebody else's call is under way or came in between, or bytes were lost on the way.
+    ("transient", "", "operationaborted conditionalrequestconflict conflict nosuchupload"),
+    ("transient", "", "invalidpart invalidpartorder requesttimeout incompletebody baddigest"),
+    ("transient", "", "xamzcontentchecksummismatch xamzcontentsha256mismatch internal"),
+    ("transient", "", "internalfailure internalservice internalserver serviceunavailable"),
+    ("transient", "", "kmsinternal dependencytimeout keyunavailable idpcommunication"),
+    ("transient", "", "operationinprogress resourceinuse statemachinedeleting"),
+)
+_BY_CODE = {code: (kind, hint) for kind, hint, codes in _TABLE for code in codes.split()}
+
 
 #: botocore's own exceptions; a class that is not named here goes by its base class.
 _BY_CLASS: dict[str, tuple[ErrorClass, str]] = {
