@@ -48,8 +48,7 @@ class PlanEnv(FunctionEnv):
 #: Function file to what it reads.
 FUNCTIONS: dict[str, type[FunctionEnv]] = {
     "plan": PlanEnv,
-    "back_up_database": FunctionEnv,
-    "back_up_files": FunctionEnv,
+    "back_up": FunctionEnv,
     "seal": FunctionEnv,
     "prune": PlanEnv,
     "plan_restore": PlanEnv,
