@@ -176,9 +176,9 @@ def unchanged_run(store: ObjectStore, folder: Path, root: Path, what: str) -> Co
 
 def walked(root: Path) -> dict[str, Any]:
     """How fast the engine walks a tree, status of every entry included."""
-    from stepvault.engines.files.notes import Notes
-    from stepvault.engines.files.tree import Tree
-    from stepvault.engines.files.walk import walk
+    from stepvault.engines.files.tree.handles import Tree
+    from stepvault.engines.files.tree.walk import walk
+    from stepvault.engines.files.tree.warnings import Warnings
     from stepvault.settings import FilesSource
 
     source = FilesSource(name="walk", engine="files", path=str(root))
@@ -187,7 +187,7 @@ def walked(root: Path) -> dict[str, Any]:
     for _ in range(5):
         started = time.perf_counter()
         with Tree(root) as tree:
-            count = sum(1 for _ in walk(tree, source, Notes()))
+            count = sum(1 for _ in walk(tree, source, Warnings()))
         best = max(best, count / (time.perf_counter() - started))
     return {"entries": count, "walked_entries_per_second": round(best)}
 

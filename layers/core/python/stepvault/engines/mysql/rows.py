@@ -1,36 +1,36 @@
 """A table's rows as INSERT statements, read as fast as Python can.
 
-The driver makes an object of every value. Here the server builds the text of a whole row, so a
-row is one field, cut out of the socket's bytes by ``wire.py``. Only rows with large BLOB
-or TEXT values come in pieces, raw, and are escaped here: building those on the server is slow
-and gives NULL beyond its ``max_allowed_packet``.
+The driver would make an object of every value. Instead, the server builds the text of a whole row,
+so that a row is one field, which ``wire.py`` cuts out of the socket's bytes. Only rows with large
+BLOB or TEXT values come as raw pieces and are escaped here: the server is slow at building their
+text, and returns NULL when it exceeds ``max_allowed_packet``.
 
-A row's content is hashed as the text of its line (``engines.row_digest``).
+The content of a row is hashed as its text (``engines.row_digest``).
 """
 
 from collections.abc import Iterator
 
-from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
+from stepvault.engines.mysql.session import Session, quote
 from stepvault.engines.mysql.wire import RECEIVE, ROW_END, answer
 from stepvault.engines.row_digest import Sums
 from stepvault.errors import SourceUnsupported
 
-#: Rows whose BLOB and TEXT values sum up to more bytes come raw.
+#: Rows whose BLOB and TEXT values have more bytes in total come as raw pieces.
 _RAW_ABOVE = 700
 #: Bytes of rows in one statement: small enough for any server's max_allowed_packet.
 _STATEMENT = 1_000_000
-#: Bytes before a field's value, by the field's first byte (length-encoded string).
+#: Bytes before a field's value, by the field's first byte (a length-encoded string).
 _SKIP = {0xFC: 3, 0xFD: 4, 0xFE: 9}
 _NULL = 0xFB
 
-#: What to add for the number as text.
+#: What to add to a column's name to get the number as text.
 _NUMBERS = {
     **dict.fromkeys(("tinyint", "smallint", "mediumint", "int", "bigint", "decimal", "year"), ""),
     "bit": "+0",
 }
-#: Likewise, to keep every bit: FLOAT's own prints 16777216 as 16777200. In quotes,
-#: as MySQL takes a bare -0 for 0.
+#: The same so that every bit is kept: FLOAT itself prints 16777216 as 16777200. These go in quotes,
+#: as MySQL reads a bare -0 as 0.
 _FLOATS = {"float": "*1e0", "double": ""}
 _GEOMETRY = {
     "geometry", "point", "linestring", "polygon",
@@ -39,19 +39,21 @@ _GEOMETRY = {
 _BLOBS = {"tinyblob", "blob", "mediumblob", "longblob", "vector"} | _GEOMETRY
 _BINARY = {"binary", "varbinary"} | _BLOBS
 _TEXTS = {"tinytext", "text", "mediumtext", "longtext", "json"}
-#: Character sets that go to utf8mb4 and back without loss; the others travel as hexadecimal.
+#: Character sets that convert to utf8mb4 and back without loss; others are written as hexadecimal.
 _UTF8 = {"utf8", "utf8mb3", "utf8mb4"}
 _CONVERTIBLE = {"ascii", "latin1", "ucs2", "utf16", "utf16le", "utf32"}
 
 
 def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterator[bytes]:
-    """The rows as INSERT statements of up to 1 MB, in pieces, each ending with ``;`` and a newline.
+    """Yield the rows as INSERT statements of up to 1 MB, in pieces.
 
-    A row that is larger has a statement of its own.
+    Each statement ends with ``;`` and a newline. A larger row has a statement of its own.
 
     Args:
-        where: a condition, or nothing for all rows.
-        sums: takes up count and content; complete when the iterator has ended.
+        session: the session to read with.
+        table: the table to read.
+        where: a condition; empty for all rows.
+        sums: receives the count and the content; complete when the iterator has ended.
 
     Raises:
         SourceUnsupported: the server could not build a row's text.
@@ -67,7 +69,7 @@ def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterat
         for batch in answer(session, query, plan):
             sums.add(batch)
             new, total = batch, sum(map(len, batch))
-            if total > 2 * RECEIVE:  # large rows among them
+            if total > 2 * RECEIVE:  # there are large rows among them
                 for line in batch:
                     if len(line) > RECEIVE:
                         yield from _statement(head, [line])
@@ -83,8 +85,8 @@ def statements(session: Session, table: Table, where: str, sums: Sums) -> Iterat
 
 
 def _statement(head: bytes, lines: list[bytes]) -> tuple[bytes, bytes, bytes]:
-    # No line holds a NUL, so it can stand for the border while line breaks inside are escaped:
-    # every raw ";\n" in a file ends a statement.
+    # Escape line breaks in all lines at once, joined by NUL, which no line holds. So every raw ";\n"
+    # in a file ends a statement.
     text = b"\0".join(lines)
     if b"\n" in text:
         text = text.replace(b"\n", b"\\n")
@@ -94,11 +96,11 @@ def _statement(head: bytes, lines: list[bytes]) -> tuple[bytes, bytes, bytes]:
 
 
 class _Plan:
-    """How a table's rows are asked for, and how a row's line is made of the answer.
+    """How a table's rows are selected, and how a row's line is put together from the answer.
 
-    ``select`` yields the whole line as the first field; for rows with large values that field
-    is NULL and the others hold the line's pieces: text built by the server and, between them,
-    raw values.
+    The first field that ``select`` yields is the whole line. For rows with large values it is NULL,
+    and the other fields are the line's pieces: raw values and, between them, text built by the
+    server.
     """
 
     def __init__(self, table: Table) -> None:
@@ -145,7 +147,7 @@ class _Plan:
         return not self.pieces
 
     def lines(self, packets: list[bytes]) -> list[bytes]:
-        """The rows' lines."""
+        """Return the lines of rows."""
         if self.pieces:
             row = self._row
             return [p[1 : 1 + p[0]] if p[0] < 251 else row(p) for p in packets]
@@ -156,7 +158,7 @@ class _Plan:
             raise self._too_large() from None
 
     def _row(self, packet: bytes) -> bytes:
-        """The line of a row that is a long text or comes in pieces."""
+        """Return the line of a row that is a long text or comes in pieces."""
         first = packet[0]
         if first != _NULL:
             start = _SKIP[first]
@@ -188,20 +190,20 @@ class _Plan:
 
 
 class _Raw:
-    """A column whose values come as they are."""
+    """A column whose values come raw."""
 
     def __init__(self, column: Column) -> None:
         binary = column.type in _BINARY
-        self.hexadecimal = not binary and not _travels(column)
+        self.hexadecimal = not binary and not _converts(column)
         self.prefix = b"_binary '" if binary else b"'"
         if self.hexadecimal:
             self.prefix = f"_{column.charset} x'".encode()
 
     def escaped(self, value: bytes) -> bytes:
-        """What stands between the quotes."""
+        """Return the text between the quotes."""
         if self.hexadecimal:
             return value.hex().encode()
-        # As QUOTE() does it on the server, so that a line does not depend on who made it.
+        # As QUOTE() does on the server: a line is the same whoever built it.
         for raw, escaped in _ESCAPES:
             if raw in value:
                 value = value.replace(raw, escaped)
@@ -211,31 +213,31 @@ class _Raw:
 _ESCAPES = ((b"\\", b"\\\\"), (b"'", b"\\'"), (b"\0", b"\\0"), (b"\x1a", b"\\Z"))
 
 
-def _travels(column: Column) -> bool:
+def _converts(column: Column) -> bool:
     return column.charset is None or column.charset in _UTF8 | _CONVERTIBLE
 
 
 def as_text(column: Column) -> str:
-    """An expression: the value as SQL text, never NULL unless it is too large."""
+    """Return an expression for the value as SQL text, which is NULL only for a value too large."""
     name = quote(column.name)
     if column.type in _NUMBERS:
         return f"IFNULL({name}{_NUMBERS[column.type]},'NULL')"
     if column.type in _FLOATS:
         return f"IFNULL(CONCAT('''',{name}{_FLOATS[column.type]},''''),'NULL')"
-    if column.type in _BINARY:  # not IFNULL: too large a value must not read as NULL
+    if column.type in _BINARY:  # not IFNULL: a value that is too large must not become NULL
         return f"IF({name} IS NULL,'NULL',CONCAT('x''',HEX({name}),''''))"
     if column.charset in _UTF8 or column.charset is None:
         return f"QUOTE({name})"
-    if _travels(column) or column.type in {"enum", "set"}:
+    if _converts(column) or column.type in {"enum", "set"}:
         return f"QUOTE(CONVERT({name} USING utf8mb4))"
     return f"IF({name} IS NULL,'NULL',CONCAT('_{column.charset} x''',HEX({name}),''''))"
 
 
 def _raw(column: Column) -> str:
-    """An expression: the value as bytes to be escaped here."""
+    """Return an expression for the value as bytes, to be escaped here."""
     name = quote(column.name)
     if column.charset is None or column.charset in _UTF8:
         return name
-    if _travels(column):
+    if _converts(column):
         return f"CONVERT({name} USING utf8mb4)"
     return f"CAST({name} AS BINARY)"

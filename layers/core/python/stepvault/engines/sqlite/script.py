@@ -37,7 +37,7 @@ class Script:
         self._encoding = self._strings("PRAGMA encoding")[0][0]
 
     def read(self) -> Iterator[bytes]:
-        """The script in buffers of about 256 KiB."""
+        """Write the script in buffers of about 256 KiB."""
         buffer: list[bytes] = []
         size = 0
         for statement in self._statements():
@@ -95,7 +95,7 @@ class Script:
             yield from self._rows("sqlite_stat1")
 
     def _others(self) -> Iterator[str]:
-        """Indexes and views, then triggers, which thus miss the rows above."""
+        """Write indexes and views, then triggers, which so do not fire for the rows above."""
         for (sql,) in self._strings(
             "SELECT sql FROM sqlite_schema WHERE type <> 'table' AND sql IS NOT NULL "
             "ORDER BY type = 'trigger', rowid"
@@ -112,7 +112,7 @@ class Script:
             yield f"{start}{', '.join([self._literal(value) for value in row])});\n"
 
     def _columns(self, table: str) -> tuple[list[str], str]:
-        """The columns to write, the row number among them where no column holds it, and the order."""
+        """Return the columns to write (with the row number, if no column holds it) and the order."""
         quoted = _identifier(table)
         info = self._strings(f"PRAGMA table_xinfo({quoted})")
         columns = [name for _, name, *_, hidden in info if not hidden]  # no generated ones
@@ -151,7 +151,7 @@ class Script:
                 return repr(value)
 
     def _text(self, value: bytes) -> str:
-        """A literal on one line; as hexadecimal where a quoted string would not come back equal."""
+        """Return a literal on one line, in hexadecimal if a quoted string would not come back equal."""
         try:
             text = bytes(value).decode()
         except UnicodeDecodeError:
@@ -168,7 +168,7 @@ class Script:
         return int(self._strings(f"PRAGMA {setting}")[0][0])
 
     def _strings(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of a query for names and definitions, with text as str."""
+        """Return the rows of a query for names and definitions, with text as str."""
         try:
             return [
                 tuple(bytes(v).decode() if isinstance(v, _Text) else v for v in row)
@@ -184,8 +184,8 @@ class Script:
 def replay(connection: sqlite3.Connection, script: Iterable[bytes]) -> None:
     """Run a script in an empty database.
 
-    If a statement fails, the rest of the script is read all the same, so that its reader can
-    say first that it is not what was stored.
+    If a statement fails, the rest of the script is read all the same: if the script is not what
+    was stored, its reader raises that at the end.
     """
     pieces = iter(script)
     try:
@@ -198,7 +198,7 @@ def replay(connection: sqlite3.Connection, script: Iterable[bytes]) -> None:
 
 
 def _split(script: Iterator[bytes]) -> Iterator[str]:
-    """The statements; each ends with a semicolon at the end of a line."""
+    """Cut a script into statements; each ends with a semicolon at the end of a line."""
     rest, statement = b"", ""
     for piece in script:
         *lines, rest = (rest + piece).split(b"\n")

@@ -1,0 +1,169 @@
+"""Restoring what is wanted of one pack."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from stepvault.engines.base import Counts, RestoreJob
+from stepvault.engines.files.format import index, tar
+from stepvault.engines.files.format.digests import HoleDigest, xattrs_digest
+from stepvault.engines.files.format.index import Line
+from stepvault.engines.files.paths import show
+from stepvault.engines.files.restore import staging, unpack
+from stepvault.engines.files.restore.metadata import Metadata, put_xattrs
+from stepvault.engines.files.restore.staging import Staging
+from stepvault.engines.files.restore.stored import Backup
+from stepvault.engines.files.restore.target import Target
+from stepvault.engines.files.tree.selection import Selection
+from stepvault.errors import BackupTampered, OutOfTime
+
+_HOLES = (index.SPARSE, index.PIECE, index.SPARSE_HARD_LINK)
+#: Of these a pack's task moves each into place itself.
+_OWN = (index.FILE, index.SPARSE, index.LINK)
+#: Below this share of a pack, only the frames that are needed are read.
+_RANGES_BELOW = 0.5
+
+
+class PackTask:
+    """One data task on an open target."""
+
+    def __init__(
+        self, job: RestoreJob, target: Target, stage: Staging, pack: Mapping[str, Any]
+    ) -> None:
+        self._job = job
+        self._target = target
+        self._staging = stage
+        self._backup = Backup(job.objects, job.read)
+        self._pack = self._backup.find(**pack)
+        self._metadata = Metadata.of(job)
+
+    def run(self, task_id: str, by: Mapping[str, Any]) -> Counts:
+        """Restore what is wanted of the pack, by the index of that ``run_id`` and ``name``."""
+        pack, job = self._pack, self._job
+        selection = Selection(job.options.only)
+        lines = self._backup.lines_of(self._backup.find(**by), pack, selection)
+        # What the target's directory gives would be inherited by each file made in here.
+        self._metadata.clear_acls(self._staging.folder())
+        folder = os.fsencode(task_id)
+        self._staging.empty_folder(folder)
+        whole = lines.stored_bytes >= _RANGES_BELOW * pack.stored_bytes
+        members = (
+            unpack.whole(pack, job.read(pack), lines)
+            if whole
+            else unpack.ranges(pack, job.read_range, lines)
+        )
+        for number, member in enumerate(members):
+            if job.remaining() <= 0:
+                raise OutOfTime(f"no time is left to restore {pack.name}")
+            self._stage(member, folder, b"%d" % number)
+        return Counts(files=self._put_in_place(lines, folder))
+
+    def _put_in_place(self, lines: Iterable[bytes], folder: bytes) -> int:
+        count = 0
+        for number, raw in enumerate(lines):
+            line = index.parse(raw)
+            if line.kind in _OWN:
+                self._target.put(b"%d" % number, self._staging.folder(folder), line.path)
+                count += 1
+        return count
+
+    def _stage(self, member: unpack.Member, folder: bytes, name: bytes) -> None:
+        """Write one member to the staging folder and check it."""
+        line, xattrs = member.line, member.header.xattrs
+        digest = xattrs_digest(xattrs) if xattrs else index.NONE
+        if digest != line.xattrs:
+            raise self._differs(line)
+        match line.kind:
+            case index.FILE | index.SPARSE:
+                self._stage_file(member, self._staging.existing(folder), name)
+            case index.PIECE:
+                self._stage_piece(member)
+            case index.LINK:
+                directory = self._staging.existing(folder)
+                os.symlink(line.link, name, dir_fd=directory)
+                self._metadata.apply_to_link(directory, name.decode(), line, xattrs)
+            case index.HARD_LINK | index.SPARSE_HARD_LINK:
+                links = self._staging.folder(staging.LINKS)
+                orphan = staging.orphan_name(self._backup.number(self._pack), line.offset)
+                self._staging.discard(links, orphan)
+                self._stage_file(member, links, orphan)
+            case index.DIRECTORY if xattrs:
+                self._stage_directory(line, xattrs)
+            case _:
+                pass
+
+    def _stage_file(self, member: unpack.Member, folder: int, name: bytes) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        try:
+            if self._write(descriptor, member, 0) != member.line.sha256:
+                raise self._differs(member.line)
+            if os.fstat(descriptor).st_size != member.line.size:
+                os.ftruncate(descriptor, member.line.size)
+            self._metadata.apply(descriptor, member.line, member.header.xattrs)
+        finally:
+            os.close(descriptor)
+
+    def _stage_piece(self, member: unpack.Member) -> None:
+        """All pieces of a file, whichever task has them, are written into one."""
+        folder = self._staging.folder(staging.PIECES)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        name = staging.hidden_name(member.line.path)
+        descriptor = os.open(name, flags, 0o666, dir_fd=folder)
+        try:
+            start = int(member.line.link.partition(b"-")[0])
+            if self._write(descriptor, member, start) != member.line.sha256:
+                raise self._differs(member.line)
+            put_xattrs(descriptor, member.header.xattrs)
+        finally:
+            os.close(descriptor)
+
+    def _stage_directory(self, line: Line, xattrs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Keep a directory's attributes until all that it holds has been made.
+
+        A default ACL would otherwise be inherited.
+        """
+        folder = staging.DIRECTORIES + b"/" + staging.hidden_name(line.path)
+        put_xattrs(self._staging.folder(folder), xattrs)
+
+    def _write(self, descriptor: int, member: unpack.Member, start: int) -> bytes:
+        """Write a member's content from ``start`` on; return its hash as the index states it."""
+        line, header = member.line, member.header
+        runs, left = [(0, header.size)], header.size
+        if header.sparse_size is not None:
+            runs, taken = tar.read_sparse_map(member.feed.exactly)
+            left -= taken
+            _grow(descriptor, start + header.sparse_size)
+        holes = HoleDigest() if line.kind in _HOLES else None
+        plain = hashlib.sha256()
+        for offset, length in runs:
+            at, end = start + offset, start + offset + length
+            while at < end:
+                piece = member.feed.some(min(end - at, left))
+                if holes:
+                    holes.update(at, piece)
+                else:
+                    plain.update(piece)
+                _write_all(descriptor, piece, at)
+                at += len(piece)
+                left -= len(piece)
+                self._job.progress(self._pack.name, len(piece))
+        return holes.hexdigest() if holes else plain.hexdigest().encode()
+
+    def _differs(self, line: Line) -> BackupTampered:
+        return BackupTampered(
+            f"{show(line.path)!r} in {self._pack.name} is not what its index says was stored",
+            "Restore another backup, or a copy of this one from an earlier version of the object",
+        )
+
+
+def _write_all(descriptor: int, piece: memoryview, at: int) -> None:
+    while piece:
+        written = os.pwrite(descriptor, piece, at)
+        piece, at = piece[written:], at + written
+
+
+def _grow(descriptor: int, size: int) -> None:
+    if os.fstat(descriptor).st_size < size:
+        os.ftruncate(descriptor, size)
