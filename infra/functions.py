@@ -157,7 +157,7 @@ class Functions(Construct):
         return self._function(
             Spec(
                 f"back_up_{engine}",
-                "back_up_files" if engine == "files" else "back_up_database",
+                "back_up",
                 self._settings.memory[engine],
                 [
                     *self._vault.read("backups/*", "runs/*"),

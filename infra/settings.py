@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-DATABASE_ENGINES = ("postgres", "mysql", "sqlite")
 
 
 class SettingsError(Exception):
@@ -111,13 +110,14 @@ class Settings:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines of the sources, databases first."""
+        """Engines of the sources, in the order of ``limits.memory``: databases first."""
         used = {s.engine for s in self.sources}
-        return tuple(e for e in (*DATABASE_ENGINES, "files") if e in used)
+        return tuple(engine for engine in self.memory if engine in used)
 
     @property
     def database_engines(self) -> tuple[str, ...]:
-        return tuple(e for e in self.engines if e in DATABASE_ENGINES)
+        """Engines whose units run in the Map of databases."""
+        return tuple(engine for engine in self.engines if engine != "files")
 
 
 def load(config: Path) -> Settings:

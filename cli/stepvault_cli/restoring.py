@@ -22,7 +22,7 @@ from stepvault.restore import (
     find_manifest,
     restore_here,
 )
-from stepvault.settings import ConnectionSettings, TargetSettings
+from stepvault.settings import ConnectionSettings, TargetSettings, engine_models
 from stepvault_cli import aws, output
 from stepvault_cli.common import (
     FAILED,
@@ -34,8 +34,6 @@ from stepvault_cli.common import (
     where,
 )
 from stepvault_cli.follow import follow_restore
-
-_SERVERS = ("postgres", "mysql")
 
 
 @click.command()
@@ -171,13 +169,16 @@ def _check_kind(manifest: Manifest, place: str | TargetSettings) -> None:
     """A database server goes to a server, all else to a path; targets know for themselves."""
     if isinstance(place, str):
         return
+    model = engine_models().get(manifest.engine)
+    if model is None:
+        return  # a newer tool's engine: the restore itself refuses it, and names the version
     what = f"{manifest.source!r} is a {manifest.engine} backup"
-    if place.path and manifest.engine in _SERVERS:
+    if place.path and model.is_server:
         raise ConfigInvalid(
             f"{what}, which goes into a database server, not to a path",
             "Put the server's URL into an environment variable and write --to env:NAME",
         )
-    if place.connection and manifest.engine not in _SERVERS:
+    if place.connection and not model.is_server:
         raise ConfigInvalid(f"{what}, which goes to a path", "Write --to ./folder-or-file")
 
 

@@ -106,15 +106,15 @@ def test_machine_inputs_are_valid(path):
 
 
 def test_the_postgres_event_is_a_valid_unit():
-    assert parse(Unit, event("back_up_database.postgres")).source.engine == "postgres"
+    assert parse(Unit, event("back_up.postgres")).source.engine == "postgres"
 
 
 def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
     state = call("plan", event("plan"))
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 1)
-    for kind, function in (("databases", "back_up_database"), ("files", "back_up_files")):
+    for kind in ("databases", "files"):
         for line in vault.get(state[kind]["key"]).splitlines():
-            assert call(function, json.loads(line))["skipped"] is None
+            assert call("back_up", json.loads(line))["skipped"] is None
     assert call("seal", event("seal"))["status"] == "sealed"
     assert [p["kept"] for p in call("prune", event("prune"))["pruned"]] == [1, 1]
 
@@ -132,15 +132,15 @@ def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
     connection.close()
 
 
-@pytest.mark.parametrize("name", ["back_up_database", "back_up_files"])
+@pytest.mark.parametrize("name", ["back_up.sqlite", "back_up.files"])
 def test_a_unit_event_is_backed_up(call, name):
-    answer = call(name, event(name))
+    answer = call("back_up", event(name))
     assert answer["raw_bytes"] > 0
     assert answer["objects"] >= 1
 
 
 def test_metrics_leave_as_emf_lines(call, capsys):
-    call("back_up_database", event("back_up_database"))
+    call("back_up", event("back_up.sqlite"))
     emf = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     stored = next(m for m in emf if "StoredBytes" in m)
     assert (stored["source"], stored["engine"]) == ("tickets", "sqlite")
@@ -166,7 +166,7 @@ def test_what_is_overdue_leaves_as_a_metric_of_its_schedule(call, tmp_path, caps
 
 def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(call, vault):
     state = call("plan", event("plan"))
-    call("back_up_database", json.loads(vault.get(state["databases"]["key"])))
+    call("back_up", json.loads(vault.get(state["databases"]["key"])))
     with pytest.raises(SourcesFailed, match="uploads"):
         call("seal", event("seal"))
     assert vault.latest("tickets") is not None
@@ -191,4 +191,4 @@ def test_a_missing_variable_is_named(call, monkeypatch):
 def test_a_missing_source_is_a_permanent_error(call, tmp_path):
     (tmp_path / "tickets.sqlite").unlink()
     with pytest.raises(Permanent, match=r"tickets\.sqlite"):
-        call("back_up_database", event("back_up_database"))
+        call("back_up", event("back_up.sqlite"))

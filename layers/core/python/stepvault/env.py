@@ -51,8 +51,7 @@ class PlanEnv(FunctionEnv):
 FUNCTIONS: dict[str, type[FunctionEnv]] = {
     "plan": PlanEnv,
     "check_schedules": PlanEnv,
-    "back_up_database": FunctionEnv,
-    "back_up_files": FunctionEnv,
+    "back_up": FunctionEnv,
     "seal": FunctionEnv,
     "prune": PlanEnv,
     "plan_restore": PlanEnv,

@@ -10,17 +10,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
 from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
-
-from stepvault import __version__, engines, keys, secrets
+from stepvault import engines, keys, secrets
 from stepvault.catalog import Vault
+from stepvault.compatibility import source_settings
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Counts, Engine, RestoreJob
 from stepvault.errors import (
@@ -32,9 +29,8 @@ from stepvault.errors import (
     StepvaultError,
     TargetMissing,
 )
-from stepvault.governor import settle_memory
+from stepvault.memory import settle_memory
 from stepvault.records import (
-    FORMAT_VERSION,
     Execution,
     Manifest,
     Record,
@@ -44,7 +40,7 @@ from stepvault.records import (
     StoredObject,
     Unrestored,
 )
-from stepvault.settings import Config, DatabaseSettings, Source, TargetSettings
+from stepvault.settings import Config, DatabaseSettings, TargetSettings
 
 StageName = Literal["before", "data", "after"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -329,7 +325,7 @@ def _job(
     not_compared: Callable[[str], None] = lambda what: None,
 ) -> Iterator[RestoreJob]:
     settle_memory()
-    source = _source(manifest)
+    source = source_settings(manifest)
     is_database = isinstance(source, DatabaseSettings)
     if is_database != (target.connection is not None):
         needs = "a connection" if is_database else "a path"
@@ -361,51 +357,6 @@ def _job(
             unrestored=unrestored,
             not_compared=not_compared,
         )
-
-
-def _source(manifest: Manifest) -> Source:
-    """The source as it was configured for the backup. Settings that only newer tools know do not
-    matter to what is stored, or the format's version would be another.
-
-    Raises:
-        ConfigInvalid: the backup is beyond this version of the tool.
-    """
-    if manifest.format_version > FORMAT_VERSION:
-        raise _beyond(manifest, f"its format is {manifest.format_version}, not {FORMAT_VERSION}")
-    config = deepcopy(manifest.config)
-    for problem in _problems(config):
-        if problem["type"] == "extra_forbidden":
-            _drop(config, problem["loc"][1:])  # without the engine, which says which model it is
-    if problems := _problems(config):
-        raise _beyond(manifest, problems[0]["msg"])
-    return _any_source().validate_python(config)
-
-
-@cache
-def _any_source() -> TypeAdapter[Source]:
-    return TypeAdapter(Source)
-
-
-def _problems(config: dict[str, Any]) -> list[ErrorDetails]:
-    try:
-        _any_source().validate_python(config)
-    except ValidationError as error:
-        return error.errors()
-    return []
-
-
-def _drop(config: Any, path: Sequence[Any]) -> None:
-    for part in path[:-1]:
-        config = config[part]
-    del config[path[-1]]
-
-
-def _beyond(manifest: Manifest, why: str) -> ConfigInvalid:
-    return ConfigInvalid(
-        f"Run {manifest.run_id} of {manifest.source!r} was made by Stepvault "
-        f"{manifest.tool_version}, and this is {__version__}: {why}",
-        "Restore it with the version that made it, or a later one",
-    )
 
 
 def _out_of_time(task: RestoreTask, deadline: Deadline) -> OutOfTime:
