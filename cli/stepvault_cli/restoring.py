@@ -228,11 +228,18 @@ def _here(
     compare: bool,
 ) -> None:
     tally, reported = Tally(manifest.raw_bytes, out), list[Unrestored]()
+    begun = threading.Event()
     try:
         with tally:
-            restore_here(vault, request, progress=tally.add, unrestored=reported.append)
+            restore_here(
+                vault,
+                request,
+                progress=tally.add,
+                unrestored=reported.append,
+                begin=begun.set,
+            )
     except BaseException:
-        if tally.done:
+        if begun.is_set():
             click.echo(UNFINISHED, err=True)
         raise
     left, not_compared = each_once(reported), list[str]()

@@ -218,6 +218,7 @@ def restore_here(
     config: Config | None = None,
     progress: Progress = lambda name, done: None,
     unrestored: Callable[[Unrestored], None] = lambda what: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Restore in this process, stage by stage; returns what was restored.
 
@@ -227,6 +228,7 @@ def restore_here(
         config: knows the targets by name.
         progress: told of raw bytes as they are put in place, by name of the object.
         unrestored: told of each thing that is left out, perhaps more than once.
+        begin: called when the target has been checked, before anything is written to it.
     """
     manifest = find_manifest(vault, request.source, request.run_id)
     target = _target(config, request)
@@ -242,6 +244,7 @@ def restore_here(
         vault, manifest, target, request.options, progress=watched, unrestored=unrestored
     ) as job:
         tasks = engine.plan_restore(job)
+        begin()
         with ThreadPoolExecutor(job.connections, thread_name_prefix="restore") as pool:
             for stage in STAGES:
                 of_stage = [task for task in tasks if task.stage == stage]
