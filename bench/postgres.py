@@ -64,7 +64,7 @@ ANALYZE;
 def make_shop(server: PostgresServer, megabytes: int) -> int:
     """The database ``shop``; returns the bytes that COPY prints of it."""
     server.psql("CREATE DATABASE shop")
-    script = server.directory / "shop.sql"
+    script = server.folder / "shop.sql"
     script.write_text(SHOP)
     server.run("psql", "-Xq", "-v", f"megabytes={megabytes}", "-f", script, database="shop")
     return sum(
