@@ -11,7 +11,6 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from bench.harness import (
     stored_bytes,
     taken,
 )
+from devtools.timer import Timer
 
 RCLONE = Path(sys.executable).with_name("rclone")
 LARGE_BYTES = 256 << 20
@@ -185,10 +185,9 @@ def walked(root: Path) -> dict[str, Any]:
     best = 0.0
     count = 0
     for _ in range(5):
-        started = time.perf_counter()
-        with Tree(root) as tree:
+        with Timer() as timer, Tree(root) as tree:
             count = sum(1 for _ in walk(tree, source, Notes()))
-        best = max(best, count / (time.perf_counter() - started))
+        best = max(best, count / timer.seconds)
     return {"entries": count, "walked_entries_per_second": round(best)}
 
 

@@ -21,13 +21,11 @@ import os
 import platform
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -40,6 +38,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 from bench.ours import run_id
+from devtools.servers.server import free_ports
+from devtools.timer import Timer, wait_until
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "bench" / "results"
@@ -66,7 +66,7 @@ class ObjectStore:
 
     def __enter__(self) -> "ObjectStore":
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the server, too
-        ports = self._ports = _free_ports(8)
+        ports = self._ports = free_ports(8)
         self.endpoint = f"http://127.0.0.1:{ports[0]}"
         options: dict[str, object] = {
             "dir": self._folder,
@@ -165,34 +165,29 @@ class ObjectStore:
         """Until a bucket can be made and written to."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        end = time.monotonic() + 60
-        while True:
+        def ready() -> bool:
             try:
                 client = self.client
                 with suppress(client.exceptions.BucketAlreadyExists, ClientError):
                     client.create_bucket(Bucket=self.bucket)
                 client.put_object(Bucket=self.bucket, Key="ready", Body=b"ready")
                 client.delete_object(Bucket=self.bucket, Key="ready")
-            except (BotoCoreError, ClientError) as error:
-                if time.monotonic() > end or (self._process and self._process.poll() is not None):
-                    log = (self._folder / "log").read_text(errors="replace")
-                    raise RuntimeError(
-                        f"SeaweedFS did not start: {error}\n{log[-2_000:]}"
-                    ) from error
-                time.sleep(0.2)
-            else:
-                return
+            except (BotoCoreError, ClientError):
+                return False
+            return True
 
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
+        process = self._process
+        try:
+            wait_until(
+                ready,
+                "SeaweedFS's first answer",
+                seconds=60,
+                pause=0.2,
+                given_up=lambda: process is None or process.poll() is not None,
+            )
+        except TimeoutError as error:
+            log = (self._folder / "log").read_text(errors="replace")
+            raise RuntimeError(f"SeaweedFS did not start: {error}\n{log[-2_000:]}") from error
 
 
 @dataclass(frozen=True)
@@ -219,29 +214,29 @@ def measure(command: Sequence[str | Path], environment: Mapping[str, str] | None
     is sampled every 20 ms over the process tree, as two processes' peaks need not meet.
 
     Raises:
-        RuntimeError: the command failed; with the end of what it said.
+        RuntimeError: the command failed; quotes the end of what it printed.
     """
-    with tempfile.TemporaryFile() as said:
-        started, busy = time.perf_counter(), _busy_seconds()
+    with tempfile.TemporaryFile() as output:
+        timer, busy = Timer(), _busy_seconds()
         process = subprocess.Popen(
             [str(word) for word in command],
             # As installed: with Python's compiled modules, which the first round writes.
             env={**os.environ, "PYTHONDONTWRITEBYTECODE": "", **(environment or {})},
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=subprocess.STDOUT,
         )
         sampler = _Sampler(process.pid)
         with sampler:
             _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - started
+        wall = timer.seconds
         busy = (_busy_seconds() - busy) / wall
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
-            said.seek(0)
-            words = said.read().decode(errors="replace")[-2_000:]
-            raise RuntimeError(f"{command} failed with {process.returncode}:\n{words}")
+            output.seek(0)
+            printed = output.read().decode(errors="replace")[-2_000:]
+            raise RuntimeError(f"{command} failed with {process.returncode}:\n{printed}")
     cpu = usage.ru_utime + usage.ru_stime
     return Run(wall, cpu, sampler.peak / 1e6, sampler.largest / 1e6, busy)
 

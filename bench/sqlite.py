@@ -22,6 +22,7 @@ from bench.harness import (
     run_prefix,
     taken,
 )
+from devtools.timer import Timer
 
 WORDS = ["".join(random.Random(n).choices("aeioulnrstdmkpbg", k=3 + n % 8)) for n in range(4_000)]
 WRITER = Path(__file__).parent.parent / "tests" / "engines" / "sqlite_writer.py"
@@ -80,14 +81,14 @@ def writer_alone_and_beside(store: ObjectStore, path: Path) -> dict[str, float]:
             assert process.stdin
             assert process.stdout
             process.stdout.readline()
-            started = time.monotonic()
+            timer = Timer()
             if while_running is None:
                 measure(backup_command(store, source, 0), store.environment)
             else:
                 time.sleep(while_running)
             process.stdin.close()
             commits, _, longest = map(float, process.stdout.readline().split())
-            seconds = time.monotonic() - started
+            seconds = timer.seconds
         return seconds, commits / seconds, longest
 
     beside = written(None)

@@ -32,7 +32,7 @@ class Timer:
 
 
 def wait_until[T](
-    check: Callable[[], T],
+    check: Callable[[], T | None],
     waiting_for: str,
     *,
     seconds: float = 30,

@@ -163,7 +163,9 @@ def run_program(command: Sequence[object], **options: Any) -> str:
         RuntimeError: the program failed; quotes the end of what it printed.
     """
     words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, **options)
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        words, capture_output=True, text=True, check=False, **options
+    )
     if done.returncode:
         printed = f"{done.stdout}{done.stderr}".strip()[-3000:]
         raise RuntimeError(f"{Path(words[0]).name} failed: {printed}")

@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from devtools import comparison, emulator, lifelike
 from devtools.servers.postgres import PostgresServer
+from devtools.timer import Timer
 
 out = Console(highlight=False)
 CONFIG = """\
@@ -62,10 +62,9 @@ keep_last = 7
 @contextmanager
 def step(what: str) -> Iterator[None]:
     """Say what happens now, and how long it took."""
-    started = time.perf_counter()
-    with out.status(what):
+    with Timer() as timer, out.status(what):
         yield
-    out.print(f"[green]✓[/] {what} [dim]{time.perf_counter() - started:.1f} s[/]")
+    out.print(f"[green]✓[/] {what} [dim]{timer.seconds:.1f} s[/]")
 
 
 def stepvault(*arguments: str) -> None:
@@ -81,7 +80,7 @@ def main() -> None:
     # However it is told to stop, it cleans up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    began = time.perf_counter()
+    timer = Timer()
     with ExitStack() as stack:
         place = Path(tempfile.mkdtemp(prefix="stepvault-demo-"))
         stack.callback(shutil.rmtree, place, ignore_errors=True)
@@ -89,7 +88,7 @@ def main() -> None:
         back_up(shop, place)
         bring_back(place)
         check(shop, place)
-        out.print(f"\n[bold green]All of it, in {time.perf_counter() - began:.0f} seconds.[/]")
+        out.print(f"\n[bold green]All of it, in {timer.seconds:.0f} seconds.[/]")
         look_around(shop)
 
 
