@@ -77,6 +77,7 @@ def stepvault(*arguments: str) -> None:
 
 
 def main() -> None:
+    """Run the whole demo."""
     # However it is told to stop, it cleans up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
@@ -93,7 +94,7 @@ def main() -> None:
 
 
 def prepare(stack: ExitStack, place: Path) -> str:
-    """Servers, sources and the deployed stack, side by side; the URL of the shop's database."""
+    """Make servers, sources and the deployed stack side by side; return the URL of the shop."""
     config = place / "stepvault.toml"
     config.write_text(CONFIG.format(place=place))
     with step("PostgreSQL, an emulated AWS, and lifelike sources"), ThreadPoolExecutor(8) as pool:
@@ -117,13 +118,14 @@ def prepare(stack: ExitStack, place: Path) -> str:
 
 
 def keep_secret(server: PostgresServer) -> None:
-    """The database's address and password, where a person would have put them."""
+    """Put the database's address and password where a person would have put them."""
     boto3.client("secretsmanager").create_secret(
         Name="demo/shop", SecretString=json.dumps(server.secret("shop"))
     )
 
 
 def back_up(url: str, place: Path) -> None:
+    """Back up all sources while both databases are written to, and show the run."""
     with lifelike.Traffic(url, place / "sources/tickets.sqlite") as traffic:
         stepvault("run")
     out.print(f"[dim]{traffic.commits:,} transactions were committed meanwhile[/]")
@@ -132,6 +134,7 @@ def back_up(url: str, place: Path) -> None:
 
 
 def bring_back(place: Path) -> None:
+    """Restore all sources elsewhere."""
     config = str(place / "stepvault.toml")
     (place / "restored").mkdir()
     stepvault("restore", "shop", "--to", "shop-restored", "--config", config)
@@ -157,6 +160,7 @@ def check(url: str, place: Path) -> None:
 
 
 def look_around(url: str) -> None:
+    """Say what to look at next; with KEEP=1 wait for Ctrl-C."""
     keep = os.environ.get("KEEP") == "1"
     out.print(
         "\nWhat to look at next: [bold]make demo KEEP=1[/] leaves it running for a while; "

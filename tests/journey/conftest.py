@@ -7,7 +7,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,6 @@ class World:
     mute_port: int
     mute: str = ""
     """Execution of a backup of the mute host: most of a minute of waiting, beside other tests."""
-    runs: dict[str, str] = field(default_factory=dict)
 
     @property
     def vault(self) -> Vault:
