@@ -23,8 +23,10 @@ class Platform:
     local: bool = False
     retry_after_seconds: int = 5
     """Before the first retry of a transient error."""
-    anomaly_alarms: bool = True
-    """Alarms on sizes that differ from what CloudWatch learnt."""
+    away_after_seconds: int = 15
+    """Before the first retry where a server is away; doubled each time, up to eight times this."""
+    away_attempts: int = 5
+    """Retries where a server is away: six minutes in all."""
 
     def synthesizer(self) -> IStackSynthesizer | None:
         """CDK's own, with the roles and the bucket of ``cdk bootstrap``."""
@@ -45,8 +47,8 @@ class Emulator(Platform):
     local: bool = True
     # Nobody wants to watch a demonstration sleep, and nothing here is overloaded for long.
     retry_after_seconds: int = 1
-    # The emulator knows no metric math and would refuse the whole stack.
-    anomaly_alarms: bool = False
+    away_after_seconds: int = 1
+    away_attempts: int = 3
 
     def synthesizer(self) -> IStackSynthesizer | None:
         # One bucket instead of the whole bootstrap stack, whose roles the emulator would not

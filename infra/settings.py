@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-DATABASE_ENGINES = ("postgres", "mysql", "sqlite")
 
 
 class SettingsError(Exception):
@@ -55,6 +54,11 @@ class Schedule:
     sources: tuple[str, ...]
     window_hours: int
 
+    @property
+    def watched(self) -> bool:
+        """Whether an alarm rings when a run is overdue; one that starts once only has none."""
+        return self.window_hours > 0 and not self.when.startswith("at(")
+
 
 @dataclass(frozen=True)
 class Network:
@@ -67,7 +71,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Vault:
+    """The bucket."""
+
     bucket: str | None
+    existing: bool
     kms_key_arn: str | None
     object_lock_days: int | None
     cold_after_days: int | None
@@ -89,6 +96,10 @@ class Settings:
     files_at_a_time: int
     memory: dict[str, int]
     """MB by engine."""
+    scratch: dict[str, int]
+    """MB of scratch space by engine."""
+    max_hours: int
+    """After so many hours a run is stopped."""
     notifications: Notifications
     network: Network
     vault: Vault
@@ -99,13 +110,14 @@ class Settings:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines of the sources, databases first."""
+        """Engines of the sources, in the order of ``limits.memory``: databases first."""
         used = {s.engine for s in self.sources}
-        return tuple(e for e in (*DATABASE_ENGINES, "files") if e in used)
+        return tuple(engine for engine in self.memory if engine in used)
 
     @property
     def database_engines(self) -> tuple[str, ...]:
-        return tuple(e for e in self.engines if e in DATABASE_ENGINES)
+        """Engines whose units run in the Map of databases."""
+        return tuple(engine for engine in self.engines if engine != "files")
 
 
 def load(config: Path) -> Settings:
@@ -136,6 +148,8 @@ def parse(document: str) -> Settings:
         databases_at_a_time=raw["limits"]["databases"],
         files_at_a_time=raw["limits"]["files"],
         memory=raw["limits"]["memory"],
+        scratch=raw["limits"]["ephemeral_mb"],
+        max_hours=raw["limits"]["max_hours"],
         notifications=_pick(Notifications, raw["notifications"]),
         network=_pick(Network, raw["network"]),
         vault=_pick(Vault, raw["vault"]),

@@ -29,7 +29,8 @@ from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
-from stepvault.governor import Governor, keep_buffers, settle_memory
+from stepvault.governor import Governor
+from stepvault.memory import keep_buffers, settle_memory
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
 from stepvault.records import Failure, Profile, Receipt, StoredObject, Unit

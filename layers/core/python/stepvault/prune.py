@@ -14,7 +14,7 @@ from stepvault import keys
 from stepvault.catalog import Vault
 from stepvault.records import Record, StoredObject
 from stepvault.retention import expired
-from stepvault.settings import Config, Source
+from stepvault.settings import Config, Source, engine_models
 
 #: Step Functions lets a failed execution be redriven for 14 days; its receipts stay as long.
 REDRIVABLE = timedelta(days=14)
@@ -133,8 +133,13 @@ def _bases(unsealed: Sequence[_Unsealed], sealed: Sequence[str]) -> set[str]:
 
     Units that have no receipt yet need of it what their listings say, which only the engine reads.
     """
-    before = [[run for run in sealed if run < one.run] for one in unsealed if one.engine == "files"]
-    return {earlier[-1] for earlier in before if earlier}
+    models = engine_models()  # an engine that only newer tools know may well build on a parent
+    parents = [
+        [run for run in sealed if run < one.run]
+        for one in unsealed
+        if one.source and (one.engine not in models or models[one.engine].can_build_on_parent)
+    ]
+    return {earlier[-1] for earlier in parents if earlier}
 
 
 def _leaned_on(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequence[str]) -> set[str]:

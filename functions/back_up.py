@@ -1,4 +1,4 @@
-"""Back up one batch of files."""
+"""Back up one unit: a database, or a batch of files."""
 
 from typing import Any
 
