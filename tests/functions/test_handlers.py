@@ -92,6 +92,14 @@ def call(vault, tmp_path, monkeypatch):
     return run
 
 
+def planned(call, vault):
+    """The state of the Backup machine once all is planned."""
+    state = call("plan", event("plan"))
+    for line in vault.get(state["planning"]["key"]).splitlines():
+        call("plan_source", json.loads(line))
+    return state | call("collect_units", state)
+
+
 def test_every_function_has_an_event_and_every_event_a_reader():
     functions = {p.stem for p in (ROOT / "functions").glob("*.py")} - {"__init__"}
     assert functions == set(env.FUNCTIONS)
@@ -110,7 +118,7 @@ def test_the_postgres_event_is_a_valid_unit():
 
 
 def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
-    state = call("plan", event("plan"))
+    state = planned(call, vault)
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 1)
     for kind in ("databases", "files"):
         for line in vault.get(state[kind]["key"]).splitlines():
@@ -165,7 +173,7 @@ def test_what_is_overdue_leaves_as_a_metric_of_its_schedule(call, tmp_path, caps
 
 
 def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(call, vault):
-    state = call("plan", event("plan"))
+    state = planned(call, vault)
     call("back_up", json.loads(vault.get(state["databases"]["key"])))
     with pytest.raises(SourcesFailed, match="uploads"):
         call("seal", event("seal"))
