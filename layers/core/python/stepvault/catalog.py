@@ -16,7 +16,17 @@ import zstandard
 from stepvault import keys, storage
 from stepvault.compress import decompress
 from stepvault.errors import BackupTampered, RunNotFound, StorageUnavailable
-from stepvault.records import Failure, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.records import (
+    Failure,
+    Manifest,
+    Receipt,
+    Record,
+    RestoreReport,
+    StoredObject,
+    Summary,
+    Unit,
+    Unrestored,
+)
 from stepvault.settings import Kind
 
 if TYPE_CHECKING:
@@ -391,6 +401,24 @@ class Vault:
     def put_lines(self, key: str, records: Sequence[Record]) -> None:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
+
+    def put_unrestored(self, restore: str, stage: str, task: str, left: list[Unrestored]) -> None:
+        """Store what a task of a restore left out."""
+        self.put_lines(keys.unrestored(restore, stage, task), left)
+
+    def unrestored(self, restore: str) -> list[Unrestored]:
+        """Give what the tasks of a restore have left out so far."""
+        bodies = [self.get(e.key) for e in self.entries(keys.unrestored_prefix(restore))]
+        lines = [line for body in bodies if body for line in body.splitlines()]
+        return [Unrestored.model_validate_json(line) for line in lines]
+
+    def put_restore_report(self, report: RestoreReport) -> None:
+        """Store what a restore as a whole left out."""
+        self.put(keys.restore_report(report.restore_id), _json(report))
+
+    def restore_report(self, restore: str) -> RestoreReport | None:
+        """Give what a restore left out; None while it has not ended."""
+        return self._record(keys.restore_report(restore), RestoreReport)
 
     def listing(self, key: str) -> Iterator[bytes]:
         """Yield a unit's listing as its engine made it; it can be too large for memory."""

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepvault import config_rules, expressions, validation_messages
+from stepvault import config_rules, validation_messages
 from stepvault.errors import ConfigInvalid, StepvaultError
 from stepvault.settings import Config, DatabaseSettings, Retention
 
@@ -114,9 +114,6 @@ def _source_notes(config: Config) -> Iterator[str]:
 
 
 def _other_notes(config: Config) -> Iterator[str]:
-    for schedule in config.schedules:
-        if (expressions.rate_hours(schedule.expression) or 0) >= schedule.window_hours > 0:
-            yield f"{schedule.name}: the alarm on a missed run looks back {schedule.window_hours} hours and will ring between runs; 0 switches it off"
     if not config.schedules:
         yield "no schedules: a run starts only when somebody starts it"
     rules = [config.retention, *(s.retention for s in config.sources if s.retention)]

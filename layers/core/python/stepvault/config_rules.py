@@ -102,10 +102,6 @@ def _schedule_mistakes(place: str, schedule: dict[str, Any], names: list[str]) -
     when, zone = _text(schedule, "when"), _text(schedule, "timezone")
     if when and re.match(r"(rate|cron|at)\(.+\)$", when) and (problem := expressions.problem(when)):
         yield f"{place}.when = {shown(when)}: {problem}"
-    hours = expressions.rate_hours(when) if when else None
-    window = schedule.get("window_hours", 26)
-    if hours and isinstance(window, int) and 0 < window < hours < 168:
-        yield f"{place}.window_hours = {window}: shorter than {when}, so the alarm on a missed run would always ring; use at least {int(hours) + 2 if hours < 166 else 168}"
     zones = _zones()
     if zone is not None and zones and zone not in zones:
         near = difflib.get_close_matches(zone, zones, 1) or [

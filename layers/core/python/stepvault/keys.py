@@ -12,14 +12,20 @@
     runs/<run-id>/summary.json                         what the run did, written by seal
     runs/map-results/                                  Step Functions' own, written and read by it alone
     restores/<restore-id>/<stage>.jsonl                one line per restore task
+    restores/<restore-id>/unrestored/<stage>-<task>.jsonl   what a task left out or could not put back
+    restores/<restore-id>/report.json                  all of these, once each; written at the end
+    state/schedules.json                               since when each schedule is as it is
 """
 
+import hashlib
 import re
 from datetime import UTC, datetime
 
 BACKUPS = "backups/"
 RUNS = "runs/"
 RESTORES = "restores/"
+#: What the check of the schedules remembers.
+SCHEDULES = "state/schedules.json"
 
 #: Names that are safe as one key segment, in a URL, a file name, a metric dimension and an
 #: execution name: S3's "safe characters" without those a shell or a path would mind.
@@ -128,6 +134,23 @@ def summary(run: str) -> str:
 def restore_plan(restore: str, stage: str) -> str:
     """Return the key of the list of a restore's tasks of one stage."""
     return f"{RESTORES}{restore}/{stage}.jsonl"
+
+
+def unrestored(restore: str, stage: str, task: str) -> str:
+    """Name what the task left out or could not put back; written only if there is something."""
+    # A task's id is the engine's own, and may hold what no key should.
+    digest = hashlib.sha256(task.encode()).hexdigest()[:16]
+    return f"{unrestored_prefix(restore)}{stage}-{digest}.jsonl"
+
+
+def unrestored_prefix(restore: str) -> str:
+    """Where the tasks of a restore report what they left out."""
+    return f"{RESTORES}{restore}/unrestored/"
+
+
+def restore_report(restore: str) -> str:
+    """Name the report of what a restore as a whole left out."""
+    return f"{RESTORES}{restore}/report.json"
 
 
 def parse_backup(key: str) -> tuple[str, str, str] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from stepvault import __version__, keys
 from stepvault.catalog import Listed, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
+from stepvault.history import with_unusual
 from stepvault.plan import RunInput, fan_out, unfinished
 from stepvault.records import (
     Failure,
@@ -55,6 +56,7 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
     for unit in units:
         by_source.setdefault(unit.source.name, []).append(unit)
     results = [_seal_source(vault, members, failures) for members in by_source.values()]
+    results = with_unusual(vault, run, results)
     summary = Summary(
         tool_version=__version__,
         run_id=run,

@@ -262,17 +262,28 @@ class Schedule(Settings):
     """IANA name, such as Europe/Berlin."""
     sources: list[Name] = []
     """Names of sources; all when left out."""
-    window_hours: int = Field(26, ge=0, le=168)
-    """Alarm when nothing was sealed for this many hours (0: no alarm; CloudWatch looks back a week)."""
+    window_hours: int = Field(6, ge=0, le=168)
+    """Alarm when a run that was due has sealed nothing within this many hours (0: no alarm)."""
 
 
 class Memory(Settings):
-    """Lambda memory in MB by engine; 1,769 MB is one vCPU."""
+    """Lambda memory in MB by engine; 1,769 MB is one vCPU. New accounts get at most 3,008 MB."""
 
-    postgres: int = Field(3538, ge=512, le=10_240)
-    mysql: int = Field(3538, ge=512, le=10_240)
+    postgres: int = Field(3008, ge=512, le=10_240)
+    mysql: int = Field(3008, ge=512, le=10_240)
     sqlite: int = Field(1769, ge=512, le=10_240)
     files: int = Field(1769, ge=512, le=10_240)
+
+
+class Scratch(Settings):
+    """Lambda scratch space (``/tmp``) in MB by engine; what exceeds 512 MB costs a little."""
+
+    postgres: int = Field(512, ge=512, le=10_240)
+    """Large objects, and the definitions of very large schemas, pass through it."""
+    mysql: int = Field(512, ge=512, le=10_240)
+    sqlite: int = Field(512, ge=512, le=10_240)
+    files: int = Field(512, ge=512, le=10_240)
+    """The plan of a tree of some million entries is sorted in it."""
 
 
 class Limits(Settings):
@@ -289,6 +300,9 @@ class Limits(Settings):
     batch_files: int = Field(50_000, ge=1)
     """A file batch holds at most this many files."""
     memory: Memory = Memory()
+    ephemeral_mb: Scratch = Scratch()
+    max_hours: int = Field(24, ge=1, le=8_760)
+    """Stop a run after this many hours, and ring."""
 
 
 class Notifications(Settings):
@@ -320,6 +334,8 @@ class Vault(Settings):
 
     bucket: str | None = None
     """Name of the bucket to create; CloudFormation picks one when left out."""
+    existing: bool = False
+    """Take over the vault of an earlier stack, as it is, instead of creating one."""
     kms_key_arn: str | None = None
     """Key of yours; the stack makes one when left out."""
     object_lock_days: int | None = Field(None, ge=1)
@@ -328,6 +344,15 @@ class Vault(Settings):
     """Move backups to Glacier Instant Retrieval after this many days."""
     noncurrent_days: int = Field(7, ge=1)
     """Keep deleted versions this long, as a way back from a mistake."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "Vault":
+        if self.existing and not (self.bucket and self.kms_key_arn):
+            raise ValueError(
+                "existing needs bucket and kms_key_arn beside it; "
+                "'aws s3api get-bucket-encryption --bucket NAME' names the key"
+            )
+        return self
 
 
 class Config(Settings):

@@ -1,4 +1,4 @@
-"""The last stage of a restore: indexes and constraints in parallel, then all that rests on them.
+"""Make what follows the rows: indexes and constraints in parallel, then what depends on them.
 
 Each index or constraint is one transaction of one message, its note included, on a session of
 its own name. Should the function's time run out, the server still finishes and commits what it
@@ -18,42 +18,42 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import failures, programs, target
+from stepvault.engines.postgres import errors, programs, progress, target
 from stepvault.engines.postgres.toc import SECTION_POST_DATA, Entry
 from stepvault.errors import OutOfTime
 
 #: Kinds that take long and concern one table each.
 PARALLEL = {b"INDEX", b"CONSTRAINT"}
-#: Seconds before the end of the function's time at which it lets go of running statements.
+#: Seconds before the end of the function's time at which it stops waiting for statements.
 _RESERVE = 5.0
 #: Settings in a script's head that older servers do not know; they lack what it switches.
 _NEWER = {b"SET transaction_timeout = 0;": 170000}
 
 
 def split(entries: Sequence[Entry], ids: Collection[int]) -> tuple[list[Entry], list[Entry]]:
-    """Of the entries with these ids, those to make in parallel and, in order, those after them.
+    """Split the entries with these ids: those to make in parallel and, in order, those after them.
 
-    What rests on one of the latter is one of them: the index of a materialized view that is
+    What depends on one of the latter is one of them: the index of a materialized view that is
     grouped by a primary key, as pg_dump can make such a view after that key only.
     """
     late = {e.dump_id for e in entries if e.section == SECTION_POST_DATA and e.kind not in PARALLEL}
-    resting: dict[int, list[int]] = {}
+    dependents: dict[int, list[int]] = {}
     for entry in entries:
         for needed in entry.dependencies:
-            resting.setdefault(needed, []).append(entry.dump_id)
+            dependents.setdefault(needed, []).append(entry.dump_id)
     pending = list(late)
     while pending:
-        above = set(resting.get(pending.pop(), ())) - late
+        above = set(dependents.get(pending.pop(), ())) - late
         late |= above
         pending += above
     mine = [e for e in entries if e.dump_id in ids]
     alone = [e for e in mine if e.kind in PARALLEL and e.dump_id not in late]
-    made = {e.dump_id for e in alone}
-    return alone, [e for e in mine if e.dump_id not in made]
+    parallel = {e.dump_id for e in alone}
+    return alone, [e for e in mine if e.dump_id not in parallel]
 
 
 def known_to(server_version: int, line: bytes) -> bool:
-    """Whether a server of that version understands this line of a script."""
+    """Tell whether a server of that version understands this line of a script."""
     return server_version >= _NEWER.get(line.strip(), 0)
 
 
@@ -83,20 +83,20 @@ class Builder:
         """
         with target.connect(self._job) as opened:
             self._wait_for_earlier(opened)
-            todo = [e for e in entries if not target.is_done(opened, self._restore, _step(e))]
+            todo = [e for e in entries if not progress.is_done(opened, self._restore, _step(e))]
             version = opened.info.server_version
         with ThreadPoolExecutor(max_workers=max(1, self._job.connections)) as pool:
-            made = [pool.submit(self._make, entry, version) for entry in todo]
+            futures = [pool.submit(self._make, entry, version) for entry in todo]
             try:
-                self._wait_for(made)
+                self._wait_for(futures)
             finally:
-                for future in made:
+                for future in futures:
                     future.cancel()
 
-    def _wait_for(self, made: Sequence[Future[None]]) -> None:
+    def _wait_for(self, futures: Sequence[Future[None]]) -> None:
         seconds = self._job.remaining() - _RESERVE
         timeout = None if seconds == float("inf") else max(0.0, seconds)
-        done, pending = wait(made, timeout, FIRST_EXCEPTION)
+        done, pending = wait(futures, timeout, FIRST_EXCEPTION)
         failed = next((f for f in done if f.exception() is not None), None)
         if failed is None and pending:
             with self._lock:
@@ -112,7 +112,7 @@ class Builder:
             failed.result()
 
     def _wait_for_earlier(self, opened: Session) -> None:
-        """An attempt before this one may have left statements running."""
+        """Wait for statements that an earlier attempt may have left running."""
         query = (
             "SELECT count(*) FROM pg_catalog.pg_stat_activity"
             " WHERE application_name = %s AND state <> 'idle'"
@@ -140,16 +140,16 @@ class Builder:
                 self._running[opened] = entry.label
             try:
                 # One message without BEGIN: it commits even if we are gone by then.
-                opened.execute(target.note(self._restore, _step(entry)).encode() + script)
+                opened.execute(progress.note(self._restore, _step(entry)).encode() + script)
             except psycopg.Error as error:
-                raise failures.from_server(error, f"cannot make {entry.label}") from error
+                raise errors.from_server(error, f"cannot make {entry.label}") from error
             finally:
                 with self._lock:
                     del self._running[opened]
         self._job.progress(entry.label, 0)
 
     def _script(self, entry: Entry, server_version: int) -> bytes:
-        """What pg_restore would run for that entry alone."""
+        """Write what pg_restore would run for that entry alone."""
         ids = self._folder / f"ids-{entry.dump_id}"
         ids.write_text(f"{entry.dump_id};\n")
         arguments = ["pg_restore", f"--use-list={ids}", "--file=-", *self._options]
@@ -167,7 +167,7 @@ class Builder:
 
 
 def _meta(line: bytes) -> bool:
-    """psql's own commands, with which pg_restore fences its scripts."""
+    """Tell psql's own commands, with which pg_restore guards its scripts."""
     return line.startswith((b"\\restrict ", b"\\unrestrict "))
 
 
