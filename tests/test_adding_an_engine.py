@@ -59,19 +59,21 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The code with the page's engine in it."""
     root = tmp_path_factory.mktemp("code")
     ignore = shutil.ignore_patterns("__pycache__")
-    for folder in ("layers/core/python", "cli", "devtools", "tests/engines"):
+    for folder in ("layers/core/python", "cli", "devtools", "tests/engines", "tests/plugins"):
         shutil.copytree(ROOT / folder, root / folder, ignore=ignore)
     for file in ("pyproject.toml", "tests/conftest.py", "tests/__init__.py"):
         shutil.copy(ROOT / file, root / file)
     (root / "build").symlink_to(ROOT / "build")
     (root / ".venv").symlink_to(ROOT / ".venv")
 
-    files = dict(re.findall(r"^`([\w/.]+)`[^\n]*:\n\n```python\n(.*?)^```$", PAGE, re.M | re.S))
+    blocks = dict(re.findall(r"^`([\w/.]+)`[^\n]*:\n\n```python\n(.*?)^```$", PAGE, re.M | re.S))
+    home = {"stepvault": "layers/core/python"}
+    files = {f"{home.get(p.partition('/')[0], 'tests/engines')}/{p}": t for p, t in blocks.items()}
     settings = (root / SETTINGS).read_text()
     settings = settings.replace("#: Any source;", files.pop(SETTINGS) + "\n\n#: Any source;")
     for removed, added in re.findall(r"^```diff\n((?:-.*\n)+)((?:\+.*\n)+)```$", PAGE, re.M):
         before, after = (
-            "".join(f"{l[1:]}\n" for l in part.splitlines()) for part in (removed, added)
+            "".join(f"{line[1:]}\n" for line in part.splitlines()) for part in (removed, added)
         )
         assert before in settings, "the page's line is not in settings.py any more"
         settings = settings.replace(before, after)

@@ -92,6 +92,9 @@ def fan_out(
     """Write the units as one JSON-lines file per Map and say where they are.
 
     Args:
+        vault: where the lists are stored.
+        run: id of the run.
+        units: what is to be done.
         attempt: how often the run has been redriven.
         retry: these are units of a plan that stands already; it is not overwritten.
     """
@@ -105,7 +108,7 @@ def fan_out(
 
 
 def unfinished(vault: Vault, units: Sequence[Unit]) -> list[Unit]:
-    """The units that have no receipt yet."""
+    """Return the units that have no receipt yet."""
     done = {
         name: vault.receipt_ids(name, units[0].run_id) for name in {u.source.name for u in units}
     }
@@ -123,7 +126,7 @@ def _chosen(config: Config, names: Sequence[str]) -> list[Source]:
 
 
 def _complete(config: Config, source: Source) -> Source:
-    """The source with what it leaves to the common limits: a unit carries all it needs."""
+    """Fill in what the source leaves to the common limits: a unit carries all it needs."""
     if isinstance(source, DatabaseSettings) and source.connections is None:
         return source.model_copy(update={"connections": config.limits.connections})
     return source
