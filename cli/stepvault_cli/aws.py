@@ -86,7 +86,7 @@ def require_session() -> None:
 
 
 def deployment(stack: str, vault: str | None) -> Deployment:
-    """The stack's outputs, or just the vault if the caller names one that is not the stack's.
+    """Return the stack's outputs, or just the vault if the caller names another than the stack's.
 
     Raises:
         VaultMissing: no such stack, or it is not Stepvault's.
@@ -162,7 +162,7 @@ def execution(arn: str) -> Execution:
 
 
 def _why(found: dict[str, Any]) -> str:
-    """A failed execution's reason; a function's error comes as JSON within the cause."""
+    """Return a failed execution's reason; a function's error comes as JSON within the cause."""
     name, cause = found.get("error") or "", found.get("cause") or ""
     try:
         inner = json.loads(cause)
@@ -176,7 +176,7 @@ def _why(found: dict[str, Any]) -> str:
 def executions(
     machine: str, limit: int = 200, *, only: Literal["RUNNING"] | None = None
 ) -> dict[str, Execution]:
-    """The newest executions by the id of the run each carries out by its own name."""
+    """Return the newest executions, by the id of the run that each began."""
     found: dict[str, Execution] = {}
     status: dict[str, Any] = {"statusFilter": only} if only else {}
     with errors("Step Functions"):
@@ -193,19 +193,19 @@ def executions(
 
 
 def find(machine: str, run: str) -> Execution | None:
-    """The execution at work on that run: one that took it up again, else the one that began it."""
+    """Return the execution at work on that run: one that took it up again, else the one that began it."""
     return at_work(machine, run) or executions(machine).get(run)
 
 
 def at_work(machine: str, run: str) -> Execution | None:
-    """The execution that carries out that run at this moment, if one does."""
+    """Return the execution that carries out that run at this moment, if one does."""
     running = executions(machine, only="RUNNING")
     took_up = (e for e in running.values() if taken_up(e) == run)
     return next(took_up, None) or running.get(run)
 
 
 def taken_up(execution: Execution) -> str | None:
-    """The earlier run that the execution was started to finish; None if it began its own."""
+    """Return the earlier run that the execution was started to finish; None if it began its own."""
     with errors("Step Functions"):
         found = _states().describe_execution(executionArn=execution.arn)
     given = json.loads(found.get("input") or "{}")
@@ -223,7 +223,7 @@ class Items:
 
 
 def items(arn: str) -> Items:
-    """Counts over all Maps of the execution."""
+    """Count the items of all Maps of the execution."""
     total = Items()
     with errors("Step Functions"):
         for run in _states().list_map_runs(executionArn=arn)["mapRuns"]:

@@ -16,8 +16,8 @@ from rich.live import Live
 
 from stepvault import errors, keys
 from stepvault.catalog import Vault
-from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.plan import sources_to_plan
+from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.restore import STAGES
 from stepvault_cli import aws
 from stepvault_cli.progress import (
@@ -58,7 +58,7 @@ class RunFollower:
         self._finished: dict[str, SourceProgress] = {}
 
     def look(self) -> Progress:
-        """The run as it is now."""
+        """Return the run as it is now."""
         execution = aws.execution(self._execution.arn) if self._execution else None
         ended = _ENDS.get(execution.status) if execution else None
         summary = self._summary(execution) if ended or execution is None else None
@@ -81,7 +81,7 @@ class RunFollower:
         )
 
     def _summary(self, execution: aws.Execution | None) -> Summary | None:
-        """The summary, unless an earlier execution of the same run wrote it."""
+        """Return the summary, unless an earlier execution of the same run wrote it."""
         summary = self._vault.summary(self._run)
         if summary and execution and summary.ended < execution.started:
             return None
@@ -155,7 +155,7 @@ class RunFollower:
         return progress
 
     def _expectation(self, unit: Unit) -> int | None:
-        """What the last sealed backup stored; an incremental one foretells nothing."""
+        """Return how much the last sealed backup stored; an incremental one predicts nothing."""
         source = unit.source
         if source.builds_on_parent:
             return None
@@ -200,7 +200,7 @@ def follow_run(follower: RunFollower, out: Console | None) -> Progress:
 
 
 def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) -> RestoreProgress:
-    """The same for a restore."""
+    """Look again and again until the restore has ended; show it on ``out`` unless that is None."""
     restore, before, tasks = keys.run_id(execution.started, execution.name), None, None
     with _display(out) as show:
         while True:
@@ -248,7 +248,7 @@ def _wait(elapsed: float) -> None:
 
 @contextmanager
 def _display(out: Console | None) -> Iterator[Callable[[RenderableType, Sequence[str]], None]]:
-    """A live picture on a terminal, lines elsewhere, nothing without a console."""
+    """Show a live picture on a terminal, lines elsewhere, nothing without a console."""
     if out is None:
         yield lambda view, lines: None
     elif out.is_terminal:

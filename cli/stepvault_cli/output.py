@@ -21,7 +21,7 @@ _STYLES = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on the current streams; plain and wide when they are not a terminal."""
+    """Return a console on the current streams; plain and wide when they are not a terminal."""
     out = Console(stderr=stderr, highlight=False)
     return (
         out
@@ -31,6 +31,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -71,6 +72,7 @@ def count(number: int, what: str) -> str:
 
 
 def status(word: str) -> Text:
+    """Return the word of a state in its colour."""
     return Text(word, style=_STYLES.get(word, ""))
 
 

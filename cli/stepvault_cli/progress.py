@@ -63,10 +63,12 @@ class Progress:
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more will happen."""
         return self.state in ENDED
 
     @property
     def stored(self) -> int:
+        """Bytes stored so far, of all sources."""
         return sum(source.stored for source in self.sources)
 
     @property
@@ -84,6 +86,7 @@ class Pace:
     _seen: deque[tuple[datetime, int]] = field(default_factory=deque)
 
     def take(self, progress: Progress) -> None:
+        """Remember how far the run is now."""
         self._seen.append((progress.now, progress.stored))
         while len(self._seen) > 2 and (
             (progress.now - self._seen[1][0]).total_seconds() >= self.window
@@ -133,7 +136,7 @@ def headline(progress: Progress, pace: Pace) -> str:
 
 
 def picture(progress: Progress, pace: Pace) -> RenderableType:
-    """The live display."""
+    """Return the live display."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("source", "engine", "state"):
         made.add_column(heading, no_wrap=True)
@@ -174,7 +177,7 @@ def _bar(source: SourceProgress) -> RenderableType:
 
 
 def changes(before: Progress | None, after: Progress) -> list[str]:
-    """What is new, one line each, for output that is not a terminal."""
+    """Return what is new, one line each, for output that is not a terminal."""
     lines: list[str] = []
     known = {source.name: source for source in before.sources} if before else {}
     for source in after.sources:
@@ -217,15 +220,17 @@ class RestoreProgress:
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more will happen."""
         return self.state in ENDED
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the restore began."""
         return max(0.0, (self.now - self.started).total_seconds())
 
 
 def restore_picture(progress: RestoreProgress) -> RenderableType:
-    """The live display of a restore."""
+    """Return the live display of a restore."""
     lines: list[RenderableType] = [
         Text.assemble("restore ", (progress.restore, "bold"), "  ", output.status(progress.state))
     ]
@@ -238,7 +243,7 @@ def restore_picture(progress: RestoreProgress) -> RenderableType:
 
 
 def restore_changes(before: RestoreProgress | None, after: RestoreProgress) -> list[str]:
-    """What is new, one line each."""
+    """Return what is new, one line each."""
     lines: list[str] = []
     if before is None or before.state != after.state:
         lines.append(f"restore {after.restore} {after.state}")

@@ -85,7 +85,7 @@ def watch(place: Where, run_id: str, as_json: bool) -> None:
 
 
 def newest_run(vault: Vault, machine: str | None) -> str:
-    """The newest run, planned or just started."""
+    """Return the newest run, planned or just started."""
     executions = aws.executions(machine, 20) if machine else {}
     known = by_age({*vault.runs()[-20:], *executions}, executions)
     if not known:
@@ -132,7 +132,7 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
 
 
 def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
-    """What came of it and what to do next; the live picture, if there was one, stays above."""
+    """Print what came of it and what to do next; a live picture, if there was one, stays above."""
     by_state: dict[str, list[str]] = {}
     for source in progress.sources:
         by_state.setdefault(source.state, []).append(source.name)

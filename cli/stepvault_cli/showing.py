@@ -77,7 +77,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
 
 
 def _executions(place: Where) -> dict[str, aws.Execution]:
-    """Executions tell which unsealed runs are at work; without a stack, nobody knows."""
+    """Return the executions, which tell what unsealed runs are at work; none without a stack."""
     try:
         return aws.executions(place.deployment.machine("Backup"))
     except StepvaultError:
@@ -184,7 +184,7 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
 
 
 def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
-    """A run without a summary: how far it is."""
+    """Show how far a run without a summary is."""
     execution = _executions(place).get(run)
     progress = RunFollower(vault, run, execution).look()
     if not progress.sources and execution is None:

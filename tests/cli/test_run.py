@@ -262,7 +262,7 @@ def test_a_run_that_nobody_works_on_is_told_instead_of_watched_for_ever(
 
 def test_following_survives_a_hiccup_but_not_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(follow.time, "sleep", slept.append)
+    monkeypatch.setattr("stepvault_cli.follow.time.sleep", slept.append)
     answers: list[Exception | str] = [StorageUnavailable("S3 throttles")] * 3
     answers.append("there")
 

@@ -51,7 +51,7 @@ class Governor:
             return wanted
 
     def sample(self) -> int:
-        """The highest resident memory seen so far, in bytes, this moment included."""
+        """Return the highest resident memory seen so far, in bytes, this moment included."""
         with self._lock:
             self._sampled = 0.0
             self._look()

@@ -203,7 +203,7 @@ def _list(vault: Vault, key: str, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def unfinished(vault: Vault, units: Sequence[Unit]) -> list[Unit]:
-    """The units that have no receipt yet."""
+    """Return the units that have no receipt yet."""
     done = {
         name: vault.receipt_ids(name, units[0].run_id) for name in {u.source.name for u in units}
     }
@@ -221,7 +221,7 @@ def _chosen(config: Config, names: Sequence[str]) -> list[Source]:
 
 
 def _complete(config: Config, source: Source) -> Source:
-    """The source with what it leaves to the common limits: a unit carries all it needs."""
+    """Fill in what the source leaves to the common limits: a unit carries all it needs."""
     if isinstance(source, DatabaseSettings) and source.connections is None:
         return source.model_copy(update={"connections": config.limits.connections})
     return source

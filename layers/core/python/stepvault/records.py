@@ -22,7 +22,7 @@ class Record(BaseModel):
 
 
 def parse[R: Record](model: type[R], event: Any) -> R:
-    """A function's event as a record.
+    """Read a function's event as a record.
 
     Raises:
         ConfigInvalid: naming each field that is wrong.
@@ -139,10 +139,12 @@ class Receipt(Record):
 
     @property
     def raw_bytes(self) -> int:
+        """Bytes read from the source."""
         return sum(o.raw_bytes for o in self.objects)
 
     @property
     def stored_bytes(self) -> int:
+        """Bytes in the vault."""
         return sum(o.stored_bytes for o in self.objects)
 
 

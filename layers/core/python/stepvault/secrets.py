@@ -59,7 +59,7 @@ def resolve(settings: ConnectionSettings, database: str | None = None) -> Connec
 
 
 def _rds_ca(host: str) -> str | None:
-    """The certificate authorities that RDS servers' certificates come from, for RDS hosts."""
+    """Return the file with the certificate authorities of RDS, for hosts of RDS."""
     if host.endswith((".rds.amazonaws.com", ".rds.amazonaws.com.cn")):
         return str(Path(__file__).with_name("rds-ca.pem"))
     return None

@@ -53,7 +53,7 @@ def client() -> "S3Client":
 
 
 def etag(told: str | None) -> str | None:
-    """An ETag as we keep it: without the quotes, None if the storage tells none."""
+    """Return an ETag as we keep it: without the quotes, None if the storage tells none."""
     return (told or "").strip('"') or None
 
 
