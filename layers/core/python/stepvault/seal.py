@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from stepvault import __version__, keys
-from stepvault.catalog import Listed, Vault, config_digest, first_astray
+from stepvault.catalog import Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
+from stepvault.objects import Listed
 from stepvault.plan import RunInput, fan_out, unfinished
 from stepvault.records import (
     Failure,

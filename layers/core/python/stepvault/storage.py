@@ -1,11 +1,13 @@
 """The S3 client and what its errors mean. Only multipart, catalog and buckets use it."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
-from stepvault.errors import StorageUnavailable, VaultDenied, VaultMissing
+from stepvault.deadline import Deadline
+from stepvault.errors import OutOfTime, StorageUnavailable, VaultDenied, VaultMissing
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -15,14 +17,52 @@ _DENIED = {
     "ExpiredToken", "KMS.DisabledException", "KMSAccessDeniedException",
 }  # fmt: skip
 MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
+#: A conditional write was refused: the object is not as it was expected, or is being written.
+CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+#: (seconds left, seconds per read, attempts): what a request may take in the time that is left.
+#: All attempts and the pauses between them (1, 2, 4, … seconds at most) fit into it.
+_HURRY = [(130, 25, 4), (45, 8, 4), (20, 4, 3), (6, 2, 2), (0, 1, 1)]
+_READ_TIMEOUT, _ATTEMPTS = 60, 7
 
 
 @cache
 def client() -> "S3Client":
-    """One S3 client per process, made at first use.
+    """Return the process's S3 client, made at first use, for requests without a deadline."""
+    return _make(_READ_TIMEOUT, _ATTEMPTS)
 
-    From botocore: boto3's own modules, its transfer manager most of all, add a tenth of a second
-    to a cold start and nothing that is used here.
+
+def client_for(deadline: Deadline) -> "S3Client":
+    """Return an S3 client whose requests end, answered or not, before the deadline passes.
+
+    Raises:
+        OutOfTime: the deadline has passed.
+    """
+    left = deadline.remaining()
+    if left >= (_READ_TIMEOUT + 10) * _ATTEMPTS:
+        return client()
+    if left <= 0:
+        raise OutOfTime(f"The time was up after {deadline.elapsed():,.0f} s: S3 was not asked")
+    read_timeout, attempts = next((r, a) for seconds, r, a in _HURRY if left >= seconds)
+    with _making:
+        return _hurried(client(), read_timeout, attempts)
+
+
+_making = threading.Lock()
+
+
+@cache
+def _hurried(_usual: "S3Client", read_timeout: int, attempts: int) -> "S3Client":
+    """Make the client once for as long as the usual one is the same."""
+    return _make(read_timeout, attempts)
+
+
+def _make(read_timeout: int, attempts: int) -> "S3Client":
+    """Make a client with botocore alone.
+
+    boto3's own modules, most of all its transfer manager, add a tenth of a second to a cold start
+    and nothing that is used here.
     """
     import botocore.loaders
     import botocore.session
@@ -39,9 +79,9 @@ def client() -> "S3Client":
     made = session.create_client(
         "s3",
         config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 6},
+            connect_timeout=min(10, read_timeout),
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=64,
             # Part checksums are ours (multipart.py); none is computed twice.
             request_checksum_calculation="when_required",
@@ -72,6 +112,7 @@ def vault_errors(bucket: str) -> Iterator[None]:
         VaultMissing, VaultDenied, StorageUnavailable: with the bucket's name and a next step.
     """
     from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -96,6 +137,11 @@ def vault_errors(bucket: str) -> Iterator[None]:
         raise VaultDenied(
             f"No AWS credentials to open the vault bucket {bucket!r}",
             "Set AWS_PROFILE, or sign in with 'aws sso login'",
+        ) from error
+    except ResponseParserError as error:
+        raise StorageUnavailable(
+            f"S3 sent an answer about {bucket!r} that was cut off or is no S3 answer",
+            "The unit is tried again; if it stays so, look for a proxy between here and S3",
         ) from error
     except BotoCoreError as error:
         raise StorageUnavailable(
