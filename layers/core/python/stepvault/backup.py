@@ -33,6 +33,7 @@ from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stre
 from stepvault.errors import (
     OutOfTime,
     ScratchFull,
+    ShortRead,
     SourceMissing,
     SourceUnreachable,
     StepvaultError,
@@ -116,6 +117,8 @@ def _store_unit(
                 facts, warnings = snapshot.facts, snapshot.warnings
                 references = list(snapshot.references)
                 path.doing = "the source was being closed"
+            if not stored and not references:
+                raise ShortRead(f"Nothing of {unit.source.name}/{unit.id} was read")
         except OSError as error:
             raise _of_scratch(error, unit, scratch) from error
         except StepvaultError as error:

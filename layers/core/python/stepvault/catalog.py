@@ -43,6 +43,18 @@ def first_astray(
     return None
 
 
+def is_whole(receipt: Receipt, there: Mapping[tuple[str, str], Listed]) -> bool:
+    """Tell whether a receipt proves that its unit is stored.
+
+    Args:
+        receipt: the receipt.
+        there: the objects of its run, as ``Vault.stored_objects`` returns them.
+    """
+    own = (o for o in receipt.objects if o.run_id is None)
+    something = bool(receipt.skipped or receipt.objects)
+    return something and first_astray(there, receipt.run_id, own) is None
+
+
 @dataclass
 class Receipts:
     """The receipts of one source in one run."""
@@ -207,6 +219,11 @@ class Vault(Bucket):
             except BackupTampered as error:
                 receipts.invalid[unit] = error
         return receipts
+
+    def done_units(self, source: str, run: str) -> set[str]:
+        """Return the units of the source whose receipts prove that they are stored."""
+        receipts, there = self.checked_receipts(source, run), self.stored_objects(source, [run])
+        return {unit for unit, receipt in receipts.valid.items() if is_whole(receipt, there)}
 
     def put_receipt(self, receipt: Receipt, over: str | None = None) -> bool:
         """Store the proof that a unit is done.

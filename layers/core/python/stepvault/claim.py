@@ -11,9 +11,10 @@ so that two invocations cannot both go on:
 
 import threading
 
-from stepvault.catalog import Vault, first_astray
+from stepvault.catalog import Vault, is_whole
 from stepvault.errors import SourceBusy
 from stepvault.multipart import Condition
+from stepvault.objects import Listed
 from stepvault.records import Receipt, Unit
 
 #: How often a claim is tried while other invocations begin.
@@ -63,7 +64,8 @@ class Claim:
             etag, _ = self._present()
             self._etag = self.vault.claim(*self._names, over=etag)
             if self._etag is not None:
-                self._there = self._stored()
+                objects = self._stored_objects()
+                self._there = {name: listed.etag for (_, name), listed in objects.items()}
                 return
         raise self._lost()
 
@@ -96,7 +98,7 @@ class Claim:
         Raises:
             Overtaken, SourceBusy: as ``confirm``.
         """
-        if self._interrupted and self._astray(receipt):
+        if self._interrupted and not self._is_whole(receipt):
             raise self._lost()
         if not self.vault.put_receipt(receipt, over=self._etag):
             self.confirm()  # if the answer was lost, it raises Overtaken with our own receipt
@@ -109,19 +111,15 @@ class Claim:
             Overtaken: there is a receipt, and its objects are still there as they were stored.
         """
         there = self.vault.receipt_or_claim(*self._names)
-        if there.receipt and not self._astray(there.receipt):
+        if there.receipt and self._is_whole(there.receipt):
             raise Overtaken(there.receipt)
         return there.etag, there.is_claim
 
-    def _astray(self, receipt: Receipt) -> bool:
-        """Tell whether an object of the receipt is not there as it was stored."""
-        objects = self.vault.stored_objects(self._unit.source.name, [self._unit.run_id])
-        own = (o for o in receipt.objects if o.run_id is None)
-        return first_astray(objects, self._unit.run_id, own) is not None
+    def _is_whole(self, receipt: Receipt) -> bool:
+        return is_whole(receipt, self._stored_objects())
 
-    def _stored(self) -> dict[str, str | None]:
-        objects = self.vault.stored_objects(self._unit.source.name, [self._unit.run_id])
-        return {name: listed.etag for (_, name), listed in objects.items()}
+    def _stored_objects(self) -> dict[tuple[str, str], Listed]:
+        return self.vault.stored_objects(self._unit.source.name, [self._unit.run_id])
 
     def _lost(self) -> SourceBusy:
         return SourceBusy(
