@@ -18,7 +18,7 @@ MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
 
 @cache
 def client() -> "S3Client":
-    """One S3 client per process, made at first use.
+    """One S3 client per process, created at first use.
 
     From botocore: boto3's own modules, its transfer manager most of all, add a tenth of a second
     to a cold start and nothing that is used here.
@@ -35,7 +35,7 @@ def client() -> "S3Client":
 
     session = botocore.session.get_session()
     session.register_component("data_loader", OnlyS3())
-    made = session.create_client(
+    client = session.create_client(
         "s3",
         config=Config(
             connect_timeout=10,
@@ -49,12 +49,12 @@ def client() -> "S3Client":
             tcp_keepalive=True,
         ),
     )
-    return cast("S3Client", made)
+    return cast("S3Client", client)
 
 
-def etag(told: str | None) -> str | None:
-    """Return an ETag as we keep it: without the quotes, None if the storage tells none."""
-    return (told or "").strip('"') or None
+def etag(header: str | None) -> str | None:
+    """Return an ETag as we keep it: without the quotes, None if the storage gives none."""
+    return (header or "").strip('"') or None
 
 
 @contextmanager
