@@ -100,8 +100,8 @@ def deployment(stack: str, vault: str | None) -> Deployment:
         outputs = {}
     if vault not in (None, outputs.get("VaultName")):
         return Deployment(vault or "", {})  # another vault: the stack's machines are not its own
-    found = outputs.get("VaultName")
-    if not found:
+    bucket = outputs.get("VaultName")
+    if not bucket:
         raise VaultMissing(
             f"The stack {stack!r} has no output VaultName", "Name the right stack with --stack"
         )
@@ -110,7 +110,7 @@ def deployment(stack: str, vault: str | None) -> Deployment:
         for kind in ("Backup", "Restore")
         if (arn := outputs.get(f"{kind}StateMachineArn"))
     }
-    return Deployment(found, machines)
+    return Deployment(bucket, machines)
 
 
 def _outputs(stack: str) -> dict[str, str]:
@@ -149,21 +149,21 @@ def execution(arn: str) -> Execution:
         RunNotFound: Step Functions knows no such execution (it forgets them after 90 days).
     """
     with errors("Step Functions"):
-        found = _states().describe_execution(executionArn=arn)
+        described = _states().describe_execution(executionArn=arn)
     return Execution(
         arn,
-        found["name"],
-        found["status"],
-        found["startDate"],
-        _why(dict(found)),
-        found.get("stopDate"),
-        found.get("redriveDate"),
+        described["name"],
+        described["status"],
+        described["startDate"],
+        _why(dict(described)),
+        described.get("stopDate"),
+        described.get("redriveDate"),
     )
 
 
-def _why(found: dict[str, Any]) -> str:
+def _why(described: dict[str, Any]) -> str:
     """Return a failed execution's reason; a function's error comes as JSON within the cause."""
-    name, cause = found.get("error") or "", found.get("cause") or ""
+    name, cause = described.get("error") or "", described.get("cause") or ""
     try:
         inner = json.loads(cause)
     except ValueError:
@@ -177,7 +177,7 @@ def executions(
     machine: str, limit: int = 200, *, only: Literal["RUNNING"] | None = None
 ) -> dict[str, Execution]:
     """Return the newest executions, by the id of the run that each began."""
-    found: dict[str, Execution] = {}
+    by_run: dict[str, Execution] = {}
     status: dict[str, Any] = {"statusFilter": only} if only else {}
     with errors("Step Functions"):
         pages = (
@@ -188,8 +188,8 @@ def executions(
         for page in pages:
             for e in page["executions"]:
                 run = keys.run_id(e["startDate"], e["name"])
-                found[run] = Execution(e["executionArn"], e["name"], e["status"], e["startDate"])
-    return found
+                by_run[run] = Execution(e["executionArn"], e["name"], e["status"], e["startDate"])
+    return by_run
 
 
 def find(machine: str, run: str) -> Execution | None:
@@ -207,8 +207,8 @@ def at_work(machine: str, run: str) -> Execution | None:
 def taken_up(execution: Execution) -> str | None:
     """Return the earlier run that the execution was started to finish; None if it began its own."""
     with errors("Step Functions"):
-        found = _states().describe_execution(executionArn=execution.arn)
-    given = json.loads(found.get("input") or "{}")
+        described = _states().describe_execution(executionArn=execution.arn)
+    given = json.loads(described.get("input") or "{}")
     return given.get("run_id") if isinstance(given, dict) else None
 
 

@@ -78,15 +78,15 @@ def status(word: str) -> Text:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """Columns whose heading begins with ``>`` are set to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in columns:
         right = heading.startswith(">")
-        made.add_column(
+        drawn.add_column(
             heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right
         )
     for row in rows:
-        made.add_row(*row)
-    return made
+        drawn.add_row(*row)
+    return drawn
 
 
 def print_comparison(wrong: Sequence[str], not_compared: Sequence[str]) -> None:

@@ -137,14 +137,14 @@ def headline(progress: Progress, pace: Pace) -> str:
 
 def picture(progress: Progress, pace: Pace) -> RenderableType:
     """Return the live display."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("source", "engine", "state"):
-        made.add_column(heading, no_wrap=True)
-    made.add_column("units", justify="right", no_wrap=True)
-    made.add_column("stored", justify="right", no_wrap=True)
-    made.add_column("", min_width=10, max_width=30)
+        table.add_column(heading, no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
+    table.add_column("stored", justify="right", no_wrap=True)
+    table.add_column("", min_width=10, max_width=30)
     for source in progress.sources:
-        made.add_row(
+        table.add_row(
             source.name,
             Text(source.engine, style="dim"),
             output.status(source.state),
@@ -156,7 +156,7 @@ def picture(progress: Progress, pace: Pace) -> RenderableType:
         Text.assemble("run ", (progress.run, "bold"), "  ", output.status(progress.state))
     ]
     if progress.sources:
-        lines += [made, Text(headline(progress, pace), style="dim")]
+        lines += [table, Text(headline(progress, pace), style="dim")]
     else:
         lines.append(Text(f"planning, {output.duration(progress.elapsed)}", style="dim"))
     lines += [

@@ -180,7 +180,7 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
         for warning in result.warnings:
             out.print(f"{result.source}: {warning}", style="yellow", markup=False, soft_wrap=True)
     if any(s.status == "failed" for s in summary.sources):
-        click.echo(f"Mend the cause, then: stepvault run --run-id {run}")
+        click.echo(f"Correct the cause, then: stepvault run --run-id {run}")
 
 
 def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:

@@ -169,6 +169,6 @@ def translated(ours: Callable[[AwsProblem], StepvaultError]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if (found := problem(error)) is None:
+        if (meaning := problem(error)) is None:
             raise
-        raise ours(found) from error
+        raise ours(meaning) from error

@@ -1,4 +1,4 @@
-"""Keeps a function inside its memory: warns at 80 % of the limit, throttles at 90 %."""
+"""Keep a function inside its memory: it warns at 80 % of the limit, throttles at 90 %."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Governor:
 
     Args:
         limit: bytes the platform allows; 0 means unknown, and the governor only measures.
-        on_warning: told once, with used bytes and limit, when memory passes 80 %.
+        on_warning: called once, with used bytes and limit, when memory passes 80 %.
         measure: where the number comes from.
     """
 

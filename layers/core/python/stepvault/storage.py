@@ -81,7 +81,7 @@ def _make(read_timeout: int, attempts: int) -> "S3Client":
 
     session = botocore.session.get_session()
     session.register_component("data_loader", OnlyS3())
-    made = session.create_client(
+    client = session.create_client(
         "s3",
         config=Config(
             connect_timeout=min(10, read_timeout),
@@ -95,12 +95,12 @@ def _make(read_timeout: int, attempts: int) -> "S3Client":
             tcp_keepalive=True,
         ),
     )
-    return cast("S3Client", made)
+    return cast("S3Client", client)
 
 
-def etag(told: str | None) -> str | None:
-    """Return an ETag as we keep it: without the quotes, None if the storage tells none."""
-    return (told or "").strip('"') or None
+def etag(header: str | None) -> str | None:
+    """Return an ETag as we keep it: without the quotes, None if the storage gives none."""
+    return (header or "").strip('"') or None
 
 
 @contextmanager

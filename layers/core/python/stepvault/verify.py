@@ -1,4 +1,4 @@
-"""Proves a backup: every object is read in full and compared with its manifest."""
+"""Prove a backup: every object is read in full and compared with its manifest."""
 
 import threading
 from collections.abc import Callable
