@@ -10,9 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepvault import keys
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.errors import (
     ConfigInvalid,
     RunNotFound,
+    StepvaultError,
     StorageUnavailable,
     VaultDenied,
     VaultMissing,
@@ -24,12 +26,7 @@ if TYPE_CHECKING:
 Status = Literal[
     "RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE", "UNKNOWN"
 ]
-_DENIED = {
-    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "ExpiredToken"),
-    *("ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"),
-    *("InvalidSignatureException", "SignatureDoesNotMatch"),
-}
-_GONE = {"ExecutionDoesNotExist", "StateMachineDoesNotExist"}
+_SEE_RUNS = "See 'stepvault runs'"
 
 
 @dataclass(frozen=True)
@@ -249,51 +246,37 @@ def _states() -> "SFNClient":
 
 @contextmanager
 def errors(service: str) -> Iterator[None]:
-    """Turn botocore's errors into ours.
+    """Turn AWS's errors into ours; ``service`` names the one that was called.
 
     Raises:
         VaultDenied, RunNotFound, ConfigInvalid, StorageUnavailable: with the next step.
     """
-    from botocore import exceptions as boto
 
-    try:
+    def ours(problem: AwsProblem) -> StepvaultError:  # noqa: PLR0911 - one per class
+        answer = f"{problem.operation} ({problem.code}): {problem.message}".rstrip(": ")
+        match problem.kind:
+            case "unset":
+                return ConfigInvalid(problem.message, problem.hint)
+            case "denied" if not problem.operation:
+                return VaultDenied(problem.message, problem.hint)
+            case "denied":
+                return VaultDenied(
+                    f"{service} refuses {problem.operation} ({problem.code})",
+                    problem.hint or "Sign in again, or ask for the permission",
+                )
+            case "refused" | "changed":
+                return VaultDenied(f"{service} refuses {answer}", problem.hint)
+            case "missing":
+                return RunNotFound(f"{service} does not know it ({problem.code})", _SEE_RUNS)
+            case _ if problem.operation:
+                return StorageUnavailable(
+                    f"{service} did not do {answer}", "Try again; if it stays so, look at the stack"
+                )
+            case _:
+                return StorageUnavailable(
+                    f"{service} cannot be reached: {problem.message}",
+                    "Check the network and AWS_ENDPOINT_URL",
+                )
+
+    with translated(ours):
         yield
-    except boto.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _DENIED:
-            raise VaultDenied(
-                f"{service} refuses {error.operation_name} ({code})",
-                "Sign in again, or ask for the permission",
-            ) from error
-        if code in _GONE:
-            raise RunNotFound(
-                f"{service} does not know it ({code})", "See 'stepvault runs'"
-            ) from error
-        said = error.response.get("Error", {}).get("Message", "")
-        raise StorageUnavailable(
-            f"{service} did not do {error.operation_name} ({code}): {said}".rstrip(". "),
-            "Try again; if it stays so, look at the stack",
-        ) from error
-    except boto.ProfileNotFound as error:
-        raise ConfigInvalid(
-            str(error).rstrip("."),
-            "Set AWS_PROFILE to one that 'aws configure list-profiles' names",
-        ) from error
-    except (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.TokenRetrievalError,
-        boto.SSOError,
-    ) as error:
-        raise VaultDenied(
-            str(error).rstrip("."), "Set AWS_PROFILE, or sign in with 'aws sso login'"
-        ) from error
-    except boto.NoRegionError as error:
-        raise ConfigInvalid(
-            "No AWS region is set", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"
-        ) from error
-    except boto.BotoCoreError as error:
-        raise StorageUnavailable(
-            f"{service} cannot be reached: {error}".rstrip("."),
-            "Check the network and AWS_ENDPOINT_URL",
-        ) from error

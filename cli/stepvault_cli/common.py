@@ -12,7 +12,7 @@ from stepvault import errors
 from stepvault.catalog import Vault
 from stepvault_cli import aws
 
-OK, FAILED, USAGE, NOT_FOUND, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, NOT_FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 EXIT_CODES = """\b
 Exit codes:
@@ -20,7 +20,8 @@ Exit codes:
   1    the run or restore failed
   2    wrong usage or configuration
   3    not found: no such run, source, stack, bucket or target
-  4    refused: no permission, target not empty, backup tampered with
+  4    refused: no permission, target not empty or not able to, backup tampered with
+  5    restored with --keep-going, but for what is listed
   130  interrupted; a run or restore that was started goes on"""
 
 _CODES: dict[type[errors.StepvaultError], int] = {
@@ -33,7 +34,9 @@ _CODES: dict[type[errors.StepvaultError], int] = {
     errors.SourceDenied: REFUSED,
     errors.SourceUnsupported: REFUSED,
     errors.TargetNotEmpty: REFUSED,
+    errors.TargetUnsupported: REFUSED,
     errors.BackupTampered: REFUSED,
+    errors.RestoreIncomplete: INCOMPLETE,
 }
 
 

@@ -18,7 +18,6 @@ from stepvault import errors, keys
 from stepvault.catalog import Vault
 from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.restore import STAGES
-from stepvault.settings import FilesSource
 from stepvault_cli import aws
 from stepvault_cli.progress import (
     Pace,
@@ -145,7 +144,7 @@ class RunFollower:
     def _expectation(self, unit: Unit) -> int | None:
         """What the last sealed backup stored; an incremental one foretells nothing."""
         source = unit.source
-        if isinstance(source, FilesSource) and source.incremental:
+        if source.builds_on_parent:
             return None
         if source.name not in self._expected:
             last = self._vault.latest(source.name)

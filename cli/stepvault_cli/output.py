@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -84,3 +85,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def print_comparison(wrong: Sequence[str], not_compared: Sequence[str]) -> None:
+    """Print what differs, and what nobody looked at."""
+    for line in wrong:
+        click.secho(f"different: {line}", fg="red", err=True)
+    for what in dict.fromkeys(not_compared):
+        click.echo(f"not compared: {what}")
+    if not wrong:
+        looked_at = "all that was compared" if not_compared else "all content"
+        click.echo(f"compared: {looked_at} equals the backup")

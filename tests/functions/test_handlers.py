@@ -69,6 +69,7 @@ def call(vault, tmp_path, monkeypatch):
     monkeypatch.setenv("STEPVAULT_VAULT", vault.bucket)
     monkeypatch.setenv("STEPVAULT_CONFIG", str(config))
     for name, value in {
+        "STEPVAULT_STACK": "Backups",
         "POWERTOOLS_SERVICE_NAME": "stepvault",
         "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
         "POWERTOOLS_TRACE_DISABLED": "1",
@@ -105,15 +106,15 @@ def test_machine_inputs_are_valid(path):
 
 
 def test_the_postgres_event_is_a_valid_unit():
-    assert parse(Unit, event("back_up_database.postgres")).source.engine == "postgres"
+    assert parse(Unit, event("back_up.postgres")).source.engine == "postgres"
 
 
 def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
     state = call("plan", event("plan"))
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 1)
-    for kind, function in (("databases", "back_up_database"), ("files", "back_up_files")):
+    for kind in ("databases", "files"):
         for line in vault.get(state[kind]["key"]).splitlines():
-            assert call(function, json.loads(line))["skipped"] is None
+            assert call("back_up", json.loads(line))["skipped"] is None
     assert call("seal", event("seal"))["status"] == "sealed"
     assert [p["kept"] for p in call("prune", event("prune"))["pruned"]] == [1, 1]
 
@@ -121,6 +122,7 @@ def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
     for stage in ("before", "data", "after"):
         for line in (vault.get(stages[stage]["key"]) or b"").splitlines():
             call("restore", json.loads(line))
+    assert call("report_restore", stages)["unrestored"] == 0
     restored = next(p for p in (tmp_path / "restored").rglob("*") if p.is_file())
     with sqlite3.connect(restored) as connection:
         assert connection.execute("SELECT title FROM ticket ORDER BY id").fetchall() == [
@@ -130,26 +132,41 @@ def test_a_run_passes_from_function_to_function_and_back(call, vault, tmp_path):
     connection.close()
 
 
-@pytest.mark.parametrize("name", ["back_up_database", "back_up_files"])
+@pytest.mark.parametrize("name", ["back_up.sqlite", "back_up.files"])
 def test_a_unit_event_is_backed_up(call, name):
-    answer = call(name, event(name))
+    answer = call("back_up", event(name))
     assert answer["raw_bytes"] > 0
     assert answer["objects"] >= 1
 
 
 def test_metrics_leave_as_emf_lines(call, capsys):
-    call("back_up_database", event("back_up_database"))
+    call("back_up", event("back_up.sqlite"))
     emf = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
     stored = next(m for m in emf if "StoredBytes" in m)
     assert (stored["source"], stored["engine"]) == ("tickets", "sqlite")
+    assert {m["stack"] for m in emf} == {"Backups"}
+    # A metric of a source costs money for each source: what is told of it beside is no dimension.
+    assert {"engine", "stack", "service"} == {
+        name for set_ in stored["_aws"]["CloudWatchMetrics"][0]["Dimensions"] for name in set_
+    }
     names = {name for m in emf for name in m}
     assert {"RawBytes", "Seconds", "Throughput"} <= names
     assert any(name.startswith("Bottleneck") for name in names)
 
 
+def test_what_is_overdue_leaves_as_a_metric_of_its_schedule(call, tmp_path, capsys):
+    with (tmp_path / "stepvault.toml").open("a") as config:
+        config.write('[[schedules]]\nname = "nightly"\nwhen = "cron(0 3 * * ? *)"\n')
+    assert call("check_schedules", {"now": "2026-11-22T00:00:00Z"}) == {"overdue": []}
+    assert call("check_schedules", {"now": "2026-11-22T12:00:00Z"}) == {"overdue": ["nightly"]}
+    emf = [json.loads(line) for line in capsys.readouterr().out.splitlines() if "_aws" in line]
+    assert [m["Overdue"] for m in emf] == [[0.0], [1.0]]
+    assert {m["schedule"] for m in emf} == {"nightly"}
+
+
 def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(call, vault):
     state = call("plan", event("plan"))
-    call("back_up_database", json.loads(vault.get(state["databases"]["key"])))
+    call("back_up", json.loads(vault.get(state["databases"]["key"])))
     with pytest.raises(SourcesFailed, match="uploads"):
         call("seal", event("seal"))
     assert vault.latest("tickets") is not None
@@ -157,9 +174,9 @@ def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(call, va
 
 @pytest.mark.parametrize("function", sorted(env.FUNCTIONS))
 def test_an_event_that_is_not_one_names_its_fields(call, function):
-    if function == "prune":
-        with pytest.raises(ConfigInvalid, match="dry_run"):
-            call(function, {"dry_run": "perhaps"})
+    if function in (optional := {"prune": "dry_run", "check_schedules": "now"}):
+        with pytest.raises(ConfigInvalid, match=optional[function]):
+            call(function, {optional[function]: "perhaps"})
         return
     with pytest.raises(ConfigInvalid, match=r"not a \w+: .*See events/"):
         call(function, {"nonsense": 1})
@@ -174,4 +191,4 @@ def test_a_missing_variable_is_named(call, monkeypatch):
 def test_a_missing_source_is_a_permanent_error(call, tmp_path):
     (tmp_path / "tickets.sqlite").unlink()
     with pytest.raises(Permanent, match=r"tickets\.sqlite"):
-        call("back_up_database", event("back_up_database"))
+        call("back_up", event("back_up.sqlite"))

@@ -17,12 +17,22 @@ def test_every_engine_in_use_has_a_function_of_its_size(everything: Template) ->
 
     assert [memory[n] for n in BACK_UP] == [4000, 3000, 1800, 1900]
     assert memory["restore"] == 4000
-    assert set(memory) == {*BACK_UP, "plan", "seal", "prune", "plan_restore", "restore"}
+    assert set(memory) == {
+        *BACK_UP,
+        "plan",
+        "seal",
+        "prune",
+        "report_restore",
+        "plan_restore",
+        "restore",
+        "check_schedules",
+    }
 
 
 def test_engines_not_in_use_have_none(minimal: Template) -> None:
     assert set(minimal.functions) == {
         "plan", "back_up_files", "seal", "prune", "plan_restore", "restore",
+        "report_restore", "check_schedules",
     }  # fmt: skip
 
 
@@ -34,7 +44,7 @@ def test_every_handler_is_a_file_of_the_functions_folder(everything: Template) -
 
 
 def test_environments_are_what_the_runtime_reads(everything: Template) -> None:
-    (bucket,) = everything.of_type("AWS::S3::Bucket")
+    bucket = everything.vault_id
     for name, function in everything.functions.items():
         file = function["Handler"].split(".")[0]
         variables = function["Environment"]["Variables"]
@@ -145,11 +155,14 @@ def test_only_what_has_no_resources_to_name_may_touch_all(everything: Template) 
         (keys.receipt("shop", RUN, "0000"), {*BACK_UP}),
         (keys.failure(RUN, "shop", "0000"), {*BACK_UP, "plan", "seal"}),
         (keys.restore_plan(RUN, "data"), {"plan_restore"}),
+        (keys.SCHEDULES, {"check_schedules"}),
+        (keys.unrestored(RUN, "data", "0001"), {"plan_restore", "restore"}),
+        (keys.restore_report(RUN), {"plan_restore", "report_restore"}),
         ("anything/else", set()),
     ],
 )
 def test_who_may_write_which_key(everything: Template, key: str, writers: set[str]) -> None:
-    (bucket,) = everything.of_type("AWS::S3::Bucket")
+    bucket = everything.vault_id
     found = {
         name
         for name, function in everything.functions.items()
@@ -186,7 +199,9 @@ def test_who_may_read_which_source(
     assert found == readers
 
 
-def test_decrypting_a_secret_needs_that_secret(everything: Template) -> None:
+def test_keys_that_are_not_ours_decrypt_only_through_the_service_that_was_asked(
+    everything: Template,
+) -> None:
     foreign = [
         statement
         for function in everything.functions.values()
@@ -197,9 +212,12 @@ def test_decrypting_a_secret_needs_that_secret(everything: Template) -> None:
     assert foreign
     for statement in foreign:
         assert listed(statement["Action"]) == ["kms:Decrypt"]
-        assert "kms:ViaService" in statement["Condition"]["StringEquals"]
-        (context,) = statement["Condition"]["StringLike"]
-        assert context.startswith("kms:EncryptionContext:")
+        ((operator, condition),) = statement["Condition"].items()
+        assert operator in {"StringEquals", "StringLike"}
+        # The service gives nothing but what the role's other statements name.
+        services = {via.split(".")[0] for via in listed(condition["kms:ViaService"])}
+        assert len(services) == 1
+        assert services <= {"secretsmanager", "ssm", "s3"}
 
 
 def test_only_restores_and_sqlite_locks_write_to_the_file_system(everything: Template) -> None:

@@ -4,9 +4,9 @@
 
     engine.stream → zstd → parts → S3 → receipt
 
-A pull chain: each stream is pulled by one thread from end to end, so a slow S3 slows the
-source. Whatever goes wrong, in whichever thread, the error leaves this room after every open
-upload has been aborted and a failure record says why.
+Each stream is pulled through the chain by one thread, so a slow S3 slows the source. An error
+in any thread leaves this module only after every open upload has been aborted and a failure
+record has been written.
 """
 
 import hashlib
@@ -29,13 +29,14 @@ from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
 from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
-from stepvault.governor import Governor, keep_buffers, settle_memory
+from stepvault.governor import Governor
+from stepvault.memory import keep_buffers, settle_memory
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
 from stepvault.records import Failure, Profile, Receipt, StoredObject, Unit
 from stepvault.settings import DatabaseSettings
 
-#: What the largest function has; more helpers than that would only take memory.
+#: The cores of the largest function; more helpers than that would only need memory.
 _MOST_CORES = 6
 
 
@@ -46,7 +47,7 @@ class Limits:
     connections: int = 3
     """Streams read at a time, where the source does not say."""
     inflight: int = 2
-    """Parts of one stream on their way at a time; several streams at once get one each."""
+    """Parts of one stream that are uploaded at a time; several streams at once get one each."""
 
 
 def back_up(
@@ -109,7 +110,7 @@ class _Rivals:
         return self._vault.look(keys.receipt(unit.source.name, unit.run_id, unit.id))
 
     def receipt(self) -> Receipt | None:
-        """The receipt of one that is done by now.
+        """Return the receipt of another invocation that is done by now.
 
         One that does not hold does not count: we had written over an object of theirs before
         they were done, so the rest must be ours too.
@@ -302,7 +303,7 @@ class _Path:
         )
 
     def _read(self, stream: Stream) -> Iterator[Buffer | EndFrame]:
-        """The stream's chunks, timed and counted, until time is up or a sibling has failed."""
+        """Yield the stream's chunks, timed and counted, until time is up or a sibling has failed."""
         chunks = stream.read()
         while True:
             watch = Watch()
@@ -330,7 +331,7 @@ class _Path:
 
 
 def _stored_already(unit: Unit, vault: Vault) -> Receipt | None:
-    """The unit's receipt, if it has one and all its objects are still there as they were stored."""
+    """Return the unit's receipt, if all its objects are still there as they were stored."""
     receipt = vault.receipt(unit.source.name, unit.run_id, unit.id)
     if receipt is None:
         return None
@@ -365,7 +366,7 @@ def _receipt(
 
 
 def _record_failure(unit: Unit, vault: Vault, error: BaseException) -> None:
-    """Leave word of why; the error itself goes on its way whether or not this works."""
+    """Record why the unit failed; the error itself is raised whether or not this works."""
     failure = Failure(
         source=unit.source.name,
         unit=unit.id,

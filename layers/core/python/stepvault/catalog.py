@@ -1,6 +1,6 @@
-"""The vault: what runs and backups are in it, and the records that describe them.
+"""The vault: the runs and backups that it holds, and the records that describe them.
 
-Beside ``multipart`` (which writes data) this is the only room that speaks S3 to the vault.
+Only this module and ``multipart`` (which writes data) send requests for the vault to S3.
 """
 
 import base64
@@ -16,7 +16,17 @@ import zstandard
 from stepvault import keys, storage
 from stepvault.compress import decompress
 from stepvault.errors import BackupTampered, RunNotFound, StorageUnavailable
-from stepvault.records import Failure, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.records import (
+    Failure,
+    Manifest,
+    Receipt,
+    Record,
+    RestoreReport,
+    StoredObject,
+    Summary,
+    Unit,
+    Unrestored,
+)
 from stepvault.settings import Kind
 
 if TYPE_CHECKING:
@@ -38,23 +48,24 @@ class Listed(NamedTuple):
     etag: str | None = None
 
     def is_still(self, stored: StoredObject) -> bool:
-        """Whether it is the object that was stored, as far as a listing tells.
+        """Tell whether it is the object that was stored, as far as a listing shows.
 
-        What earlier runs left is known by its size alone: their objects are never written
-        over, but a person may have copied them (another key, another bucket), and a copy has
-        an ETag of its own.
+        Objects of earlier runs are compared by size only: they are never overwritten, but a
+        person may have copied them (to another key or bucket), and a copy has another ETag.
         """
-        told = None if stored.run_id else stored.etag  # None in older records too
-        return self.size == stored.stored_bytes and (None in (told, self.etag) or self.etag == told)
+        etag = None if stored.run_id else stored.etag  # None in older records too
+        return self.size == stored.stored_bytes and (None in (etag, self.etag) or self.etag == etag)
 
 
 def first_astray(
     there: Mapping[tuple[str, str], Listed], run: str, objects: Iterable[StoredObject]
 ) -> tuple[StoredObject, Listed | None] | None:
-    """The first of a run's objects that is not there as it was stored, and what is there instead.
+    """Return the first object that is not there as it was stored, and what is there instead.
 
     Args:
-        there: as ``Vault.stored_objects`` gives it.
+        there: as ``Vault.stored_objects`` returns it.
+        run: the run whose objects they are.
+        objects: what must be there.
     """
     for stored in objects:
         found = there.get((stored.run_id or run, stored.name))
@@ -66,7 +77,7 @@ def first_astray(
 class Vault:
     """One vault bucket.
 
-    Every method raises VaultMissing, VaultDenied or StorageUnavailable when S3 says so.
+    Every method raises VaultMissing, VaultDenied or StorageUnavailable when S3 refuses or fails.
     """
 
     def __init__(self, bucket: str) -> None:
@@ -79,7 +90,7 @@ class Vault:
         return storage.client()
 
     def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if there is none."""
+        """Return the object's bytes, or None if there is no such object."""
         with storage.vault_errors(self.bucket):
             try:
                 return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
@@ -89,7 +100,16 @@ class Vault:
                 raise
 
     def put(self, key: str, body: bytes, *, only_new: bool = False) -> bool:
-        """Store a small object whole; with ``only_new`` one that is there stays (False)."""
+        """Store a small object.
+
+        Args:
+            key: where.
+            body: its bytes.
+            only_new: keep the object that is already there.
+
+        Returns:
+            False if ``only_new`` kept the object that was there.
+        """
         with storage.vault_errors(self.bucket):
             try:
                 condition = {"IfNoneMatch": "*"} if only_new else {}
@@ -107,7 +127,7 @@ class Vault:
         return True
 
     def entries(self, prefix: str) -> Iterator[Listed]:
-        """Every object under the prefix, in key order."""
+        """Yield every object under the prefix, in key order."""
         with storage.vault_errors(self.bucket):
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=prefix
@@ -117,7 +137,7 @@ class Vault:
                     yield Listed(entry["Key"], entry["Size"], storage.etag(entry.get("ETag")))
 
     def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below the prefix, in order."""
+        """Return the names of the folders directly below the prefix, in order."""
         with storage.vault_errors(self.bucket):
             pages = self._s3.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=prefix, Delimiter="/"
@@ -129,7 +149,7 @@ class Vault:
             ]
 
     def stored_objects(self, source: str, runs: Iterable[str]) -> dict[tuple[str, str], Listed]:
-        """The objects in the runs' data folders by run and name; one listing per run."""
+        """Return the objects in the runs' data folders by run and name; one listing per run."""
 
         def listed(run: str) -> list[tuple[tuple[str, str], Listed]]:
             prefix = keys.data_prefix(source, run)
@@ -139,7 +159,7 @@ class Vault:
             return dict(chain.from_iterable(pool.map(listed, runs)))
 
     def delete(self, wanted: Iterable[str]) -> int:
-        """Remove objects (in a versioned bucket: hide them); how many were removed."""
+        """Remove objects (in a versioned bucket: hide them) and return how many."""
         batch: list[ObjectIdentifierTypeDef] = []
         removed = 0
         with storage.vault_errors(self.bucket):
@@ -161,7 +181,7 @@ class Vault:
         return removed
 
     def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of an object.
+        """Return the bytes [start, end) of an object.
 
         Raises:
             BackupTampered: the object is gone or shorter.
@@ -191,7 +211,7 @@ class Vault:
         )
 
     def fetch(self, key: str, size: int) -> Iterator[bytes]:
-        """The stored bytes of an object of that size, one request ahead of the reader."""
+        """Yield the stored bytes of an object of that size, one request ahead of the reader."""
         ranges = [(at, min(at + FETCH, size)) for at in range(0, size, FETCH)]
         with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
             ahead = None
@@ -203,11 +223,11 @@ class Vault:
                 yield ahead.result()
 
     def read(self, source: str, run: str, stored: StoredObject) -> Iterator[bytes]:
-        """The raw bytes of a stored object, verified.
+        """Yield the raw bytes of a stored object, verified.
 
         Raises:
             BackupTampered: at the end of the stream, if sizes or hashes are not those recorded;
-                whoever consumes the stream must not make anything final before.
+                the consumer must not make anything final before.
         """
         key = keys.data(source, stored.run_id or run, stored.name)
         stored_hash, raw_hash, raw_size = hashlib.sha256(), hashlib.sha256(), 0
@@ -232,7 +252,7 @@ class Vault:
     # --- uploads not finished ----------------------------------------------------------------
 
     def open_uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """(key, upload id) of every multipart upload under the prefix."""
+        """Return (key, upload id) of every open multipart upload under the prefix."""
         with storage.vault_errors(self.bucket):
             pages = self._s3.get_paginator("list_multipart_uploads").paginate(
                 Bucket=self.bucket, Prefix=prefix
@@ -240,7 +260,7 @@ class Vault:
             return [(u["Key"], u["UploadId"]) for page in pages for u in page.get("Uploads", [])]
 
     def uploaded_bytes(self, key: str, upload_id: str) -> int:
-        """Bytes of the parts an open upload has so far; 0 if it ended meanwhile."""
+        """Return the bytes that an open upload has so far; 0 if it ended meanwhile."""
         try:
             pages = self._s3.get_paginator("list_parts").paginate(
                 Bucket=self.bucket, Key=key, UploadId=upload_id
@@ -250,7 +270,7 @@ class Vault:
             return 0
 
     def abort_uploads(self, prefix: str) -> int:
-        """Abort every open upload under the prefix; how many there were."""
+        """Abort every open upload under the prefix and return how many there were."""
         uploads = self.open_uploads(prefix)
         with storage.vault_errors(self.bucket):
             for key, upload_id in uploads:
@@ -269,34 +289,38 @@ class Vault:
             return [record for record in found if record is not None]
 
     def receipt(self, source: str, run: str, unit: str) -> Receipt | None:
+        """Return the unit's receipt, or None if it is not done."""
         return self._record(keys.receipt(source, run, unit), Receipt)
 
     def receipt_ids(self, source: str, run: str) -> set[str]:
-        """Units of the source that have a receipt."""
+        """Return the units of the source that have a receipt."""
         prefix = keys.receipts_prefix(source, run)
         return {e.key[len(prefix) : -len(".json")] for e in self.entries(prefix)}
 
     def receipts(self, source: str, run: str) -> list[Receipt]:
+        """Return the receipts of all units of the source that are done."""
         return self._records(
             [e.key for e in self.entries(keys.receipts_prefix(source, run))], Receipt
         )
 
     def put_receipt(self, receipt: Receipt) -> None:
+        """Store the proof that a unit is done."""
         key = keys.receipt(receipt.source, receipt.run_id, receipt.unit)
         self.put(key, _json(receipt))
 
     def failures(self, run: str) -> list[Failure]:
-        """Why units failed; a unit that succeeded later may still be among them."""
+        """Return why units failed; a unit that succeeded later may still be among them."""
         return self._records([e.key for e in self.entries(keys.failures_prefix(run))], Failure)
 
     def put_failure(self, run: str, failure: Failure) -> None:
+        """Store why a unit failed."""
         self.put(keys.failure(run, failure.source, failure.unit), _json(failure))
 
     def manifest(self, source: str, run: str) -> Manifest:
-        """The manifest of a sealed backup.
+        """Return the manifest of a sealed backup.
 
         Raises:
-            RunNotFound: with the runs there are.
+            RunNotFound: there is none; the message names the runs there are.
         """
         found = self._record(keys.manifest(source, run), Manifest)
         if found is not None:
@@ -310,36 +334,37 @@ class Vault:
         )
 
     def latest(self, source: str) -> Manifest | None:
-        """The newest sealed backup of the source, or None."""
+        """Return the manifest of the newest sealed backup of the source, or None."""
         runs = reversed(self.backup_runs(source))
         found = (self._record(keys.manifest(source, run), Manifest) for run in runs)
         return next(filter(None, found), None)
 
     def put_manifest(self, manifest: Manifest) -> bool:
-        """Make the backup exist. The first manifest of a run stays (False: it was not this one)."""
+        """Make the backup exist; return False if the run had a manifest already, which is kept."""
         key = keys.manifest(manifest.source, manifest.run_id)
         return self.put(key, _json(manifest), only_new=True)
 
     def sources(self) -> list[str]:
-        """Names of the sources that have anything in the vault."""
+        """Return the names of the sources that have anything in the vault."""
         return self.folders(keys.BACKUPS)
 
     def backup_runs(self, source: str) -> list[str]:
-        """Run ids that have anything of the source, sealed or not, oldest first."""
+        """Return the runs that have anything of the source, sealed or not, oldest first."""
         return [r for r in self.folders(keys.source_prefix(source)) if keys.is_run_id(r)]
 
     def sealed_runs(self, source: str) -> list[str]:
-        """Run ids of the source's sealed backups, oldest first."""
+        """Return the runs of the source's sealed backups, oldest first."""
         runs = self.backup_runs(source)
         with ThreadPoolExecutor(16, thread_name_prefix="sealed") as pool:
             sealed = pool.map(lambda run: self.exists(keys.manifest(source, run)), runs)
             return [run for run, there in zip(runs, sealed, strict=True) if there]
 
     def exists(self, key: str) -> bool:
+        """Tell whether there is an object under that key."""
         return self.look(key) is not None
 
     def look(self, key: str) -> Listed | None:
-        """What a listing would show of the object under that key, or None if there is none."""
+        """Return what a listing would show of the object under that key, or None."""
         with storage.vault_errors(self.bucket):
             try:
                 head = self._s3.head_object(Bucket=self.bucket, Key=key)
@@ -352,18 +377,19 @@ class Vault:
     # --- runs --------------------------------------------------------------------------------
 
     def runs(self) -> list[str]:
-        """Ids of all runs, oldest first."""
+        """Return the ids of all runs, oldest first."""
         return [run for run in self.folders(keys.RUNS) if keys.is_run_id(run)]
 
     def summary(self, run: str) -> Summary | None:
-        """What the run did; None while it has not been sealed."""
+        """Return what the run did; None while it has not been sealed."""
         return self._record(keys.summary(run), Summary)
 
     def put_summary(self, summary: Summary) -> None:
+        """Store what the run did."""
         self.put(keys.summary(summary.run_id), _json(summary))
 
     def units(self, run: str) -> list[Unit] | None:
-        """Every unit of the run's plan; None if it was not planned, or not to the end."""
+        """Return every unit of the run's plan; None if the plan is missing or not complete."""
         kinds: tuple[Kind, ...] = ("databases", "files")
         bodies = [self.get(keys.plan(run, kind)) for kind in kinds]
         whole = [body for body in bodies if body is not None]  # each is written, if only empty
@@ -376,8 +402,26 @@ class Vault:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
 
+    def put_unrestored(self, restore: str, stage: str, task: str, left: list[Unrestored]) -> None:
+        """Store what a task of a restore left out."""
+        self.put_lines(keys.unrestored(restore, stage, task), left)
+
+    def unrestored(self, restore: str) -> list[Unrestored]:
+        """Give what the tasks of a restore have left out so far."""
+        bodies = [self.get(e.key) for e in self.entries(keys.unrestored_prefix(restore))]
+        lines = [line for body in bodies if body for line in body.splitlines()]
+        return [Unrestored.model_validate_json(line) for line in lines]
+
+    def put_restore_report(self, report: RestoreReport) -> None:
+        """Store what a restore as a whole left out."""
+        self.put(keys.restore_report(report.restore_id), _json(report))
+
+    def restore_report(self, restore: str) -> RestoreReport | None:
+        """Give what a restore left out; None while it has not ended."""
+        return self._record(keys.restore_report(restore), RestoreReport)
+
     def listing(self, key: str) -> Iterator[bytes]:
-        """A unit's listing, as its engine made it: of a million entries, too much to hold."""
+        """Yield a unit's listing as its engine made it; it can be too large for memory."""
         if (found := self.look(key)) is None:
             raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
         return self.fetch(key, found.size)
@@ -388,7 +432,7 @@ def _json(record: Record) -> bytes:
 
 
 def config_digest(config: object) -> str:
-    """SHA-256 of a settings mapping, for telling whether two backups had the same."""
+    """Return the SHA-256 of a settings mapping, to compare the settings of two backups."""
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 

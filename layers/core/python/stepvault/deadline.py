@@ -1,4 +1,4 @@
-"""Ends work before the platform kills it, so that nothing half-written is left."""
+"""Ends work before the platform kills it, so that nothing incomplete is left."""
 
 import threading
 import time
@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 
 class Deadline:
-    """A moment after which work must be given up.
+    """A time at which work must be given up.
 
     Args:
-        seconds: time the platform still allows; None for no limit.
-        margin: seconds kept back for aborting uploads and reporting; by default a tenth of
+        seconds: time that the platform still allows; None for no limit.
+        margin: seconds reserved for aborting uploads and reporting; by default a tenth of
             the time, at most 20 s.
     """
 
@@ -24,20 +24,21 @@ class Deadline:
             self._ends = self._started + seconds - kept
 
     def remaining(self) -> float:
-        """Seconds until work has to be given up; negative when that has passed."""
+        """Return the seconds until work has to be given up; negative when that time has passed."""
         return self._ends - time.monotonic()
 
     def elapsed(self) -> float:
-        """Seconds since the start."""
+        """Return the seconds since the start."""
         return time.monotonic() - self._started
 
     @property
     def expired(self) -> bool:
+        """Tell whether work has to be given up now."""
         return self.remaining() <= 0
 
     @contextmanager
     def watch(self, cancel: Callable[[], None]) -> Iterator[None]:
-        """Call ``cancel`` from another thread once the deadline passes, while inside."""
+        """Call ``cancel`` from another thread when the deadline passes inside the ``with`` block."""
         if self._ends == float("inf"):
             yield
             return

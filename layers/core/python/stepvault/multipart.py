@@ -1,7 +1,7 @@
-"""A stream of unknown length into one S3 object, in bounded memory.
+"""Writes a stream of unknown length into one S3 object, in bounded memory.
 
-Parts are uploaded beside the stream by a shared pool; a stream that gets ahead of its uploads
-waits (back-pressure). Leaving the ``with`` block by an error, any error, aborts the upload.
+Threads of a shared pool upload the parts while the stream goes on; a stream that is faster than
+its uploads waits (back-pressure). An error inside the ``with`` block aborts the upload.
 """
 
 import base64
@@ -28,10 +28,10 @@ _DOUBLE_EVERY = 1_000
 
 
 def part_size(number: int) -> int:
-    """Bytes of part ``number`` (from 1): 6 MiB, doubled every thousand parts.
+    """Return the bytes of part ``number`` (from 1): 6 MiB, doubled every thousand parts.
 
-    The first 6 GB stay at 6 MiB, so memory stays small where nearly all streams end; the
-    10,000th part is 3 GiB and all together hold 5.85 TiB, beyond S3's 5 TiB for one upload.
+    The first 6 GB use parts of 6 MiB, so that most streams need little memory; the 10,000th
+    part is 3 GiB and all parts hold 5.85 TiB, more than S3's 5 TiB for one upload.
     """
     return FIRST_PART << ((number - 1) // _DOUBLE_EVERY)
 
@@ -50,11 +50,11 @@ class Upload:
     """Write bytes, then ``complete``; use as a context manager.
 
     Args:
-        pool: runs the requests; shared by the streams of a unit.
-        inflight: parts of this stream that may be on their way at a time. Memory is at most
+        pool: threads for the requests; shared by the streams of a unit.
+        inflight: parts of this stream that may be uploaded at a time. Memory is at most
             ``inflight + 1`` parts.
         governor: may lower ``inflight`` while memory is short.
-        meter: told of every request and every wait.
+        meter: counts every request and every wait.
 
     Raises:
         VaultMissing, VaultDenied, StorageUnavailable: from ``write`` or ``complete``, when a
@@ -78,9 +78,9 @@ class Upload:
         self._meter = meter
         self._part = bytearray()
         self._filled = 0
-        """Bytes of the part that count; the rest is left of an earlier one."""
+        """How many bytes of ``_part`` are valid; the rest is from an earlier part."""
         self._spare: list[bytearray] = []
-        """Parts that have arrived: memory that the next ones need not get from the system again."""
+        """Buffers of uploaded parts, to be used again without a new allocation."""
         self._next = 1
         self._size = 0
         self._sha256 = hashlib.sha256()
@@ -104,7 +104,7 @@ class Upload:
             self.abort()
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Take bytes; blocks while too many parts are on their way."""
+        """Take bytes; wait while too many parts are being uploaded."""
         self._sha256.update(data)
         with memoryview(data) as whole:
             done = 0
@@ -121,7 +121,7 @@ class Upload:
                     self._send_part()
 
     def complete(self, last_look: Callable[[], None] = lambda: None) -> Uploaded:
-        """Make the object exist. Everything written is in it once this returns.
+        """Make the object exist, with everything that was written.
 
         Args:
             last_look: called when all else is done; what it raises leaves no object.
@@ -141,7 +141,7 @@ class Upload:
         )
 
     def abort(self) -> None:
-        """Leave nothing behind; an upload that cannot be aborted is left to the lifecycle rule."""
+        """Leave nothing behind; the lifecycle rule removes an upload that cannot be aborted."""
         self._completed = True
         with self._changed:
             self._changed.wait_for(lambda: self._flying == 0)

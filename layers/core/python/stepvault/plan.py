@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from stepvault import engines, keys
 from stepvault.buckets import Buckets
@@ -22,9 +22,9 @@ from stepvault.governor import Governor
 from stepvault.multipart import Upload
 from stepvault.profiling import StageMeter
 from stepvault.records import Execution, Record, Unit
-from stepvault.settings import Config, DatabaseSettings, FilesSource, Kind, Source, kind_of
+from stepvault.settings import Config, DatabaseSettings, Kind, Source
 
-KINDS: tuple[Kind, ...] = ("databases", "files")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class RunInput(Record):
@@ -98,7 +98,7 @@ def fan_out(
     state: dict[str, Any] = {"run_id": run, "attempt": attempt}
     for kind in KINDS:
         key = keys.retry_plan(run, kind, attempt) if retry else keys.plan(run, kind)
-        of_kind = [unit for unit in units if kind_of(unit.source) == kind]
+        of_kind = [unit for unit in units if unit.source.kind == kind]
         vault.put_lines(key, of_kind)
         state[kind] = {"bucket": vault.bucket, "key": key, "count": len(of_kind)}
     return state
@@ -171,7 +171,7 @@ def _store(vault: Vault, key: str, listing: Iterable[bytes]) -> None:
 
 
 def _previous(vault: Vault, source: Source) -> Previous | None:
-    if not (isinstance(source, FilesSource) and source.incremental):
+    if not source.builds_on_parent:
         return None
     if (manifest := vault.latest(source.name)) is None:
         return None

@@ -1,7 +1,7 @@
-"""Removes backups that retention lets go, and nothing else.
+"""Removes the backups that retention does not keep, and nothing else.
 
-A backup ends as it began: with its manifest. That goes first, so no half-removed backup can
-be taken for a whole one; objects that a later, incremental backup leans on stay.
+The manifest is removed first, so that a backup that is partly removed never looks complete;
+objects that a later, incremental backup refers to are kept.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,11 +14,11 @@ from stepvault import keys
 from stepvault.catalog import Vault
 from stepvault.records import Record, StoredObject
 from stepvault.retention import expired
-from stepvault.settings import Config, Source
+from stepvault.settings import Config, Source, engine_models
 
 #: Step Functions lets a failed execution be redriven for 14 days; its receipts stay as long.
 REDRIVABLE = timedelta(days=14)
-#: A run without an end may still be reading an older backup's index.
+#: A run that has not ended may still be reading an older backup's index.
 UNDER_WAY = timedelta(days=1)
 #: The plan is one function, which Lambda ends after 15 minutes; with its retries.
 PLANNING = timedelta(hours=2)
@@ -28,18 +28,18 @@ class PruneRequest(Record):
     """The event of ``prune``."""
 
     run_id: str | None = None
-    """The run that calls, for the record."""
+    """The run that calls; only repeated in the answer."""
     dry_run: bool = True
 
 
 class Pruned(Record):
-    """What was, or in a dry run would be, removed of one source."""
+    """What was removed of one source, or in a dry run would be."""
 
     source: str
     removed: list[str] = []
-    """Run ids whose backup is gone."""
+    """Run ids whose backup was removed."""
     kept: int = 0
-    """Sealed backups that stay."""
+    """Sealed backups that are kept."""
     objects: int = 0
     bytes: int = 0
     left_alone: str | None = None
@@ -110,7 +110,7 @@ def _prune_source(
 
 
 def _unsealed(vault: Vault, now: datetime) -> list[_Unsealed]:
-    """What runs that may still be redriven have not sealed, the newest run first."""
+    """Return what runs that may still be redriven have not sealed, the newest run first."""
     recent = [run for run in vault.runs() if now - keys.run_started(run) <= REDRIVABLE]
     recent.reverse()
     with ThreadPoolExecutor(16, thread_name_prefix="unsealed") as pool:
@@ -118,7 +118,7 @@ def _unsealed(vault: Vault, now: datetime) -> list[_Unsealed]:
 
 
 def _left_by(vault: Vault, run: str, now: datetime) -> set[_Unsealed]:
-    """What the run has not sealed."""
+    """Return what the run has not sealed."""
     if (summary := vault.summary(run)) is not None:
         failed = [result for result in summary.sources if result.status == "failed"]
         return {_Unsealed(run, result.source, result.engine) for result in failed}
@@ -129,12 +129,17 @@ def _left_by(vault: Vault, run: str, now: datetime) -> set[_Unsealed]:
 
 
 def _bases(unsealed: Sequence[_Unsealed], sealed: Sequence[str]) -> set[str]:
-    """The backups that plans of unsealed runs may lean on: the newest before each.
+    """Return the backups that plans of unsealed runs may refer to: the newest before each.
 
     Units that have no receipt yet need of it what their listings say, which only the engine reads.
     """
-    before = [[run for run in sealed if run < one.run] for one in unsealed if one.engine == "files"]
-    return {earlier[-1] for earlier in before if earlier}
+    models = engine_models()  # an engine that only newer tools know may well build on a parent
+    parents = [
+        [run for run in sealed if run < one.run]
+        for one in unsealed
+        if one.source and (one.engine not in models or models[one.engine].can_build_on_parent)
+    ]
+    return {earlier[-1] for earlier in parents if earlier}
 
 
 def _leaned_on(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequence[str]) -> set[str]:

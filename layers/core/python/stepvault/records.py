@@ -202,6 +202,8 @@ class SourceResult(Record):
     bottleneck: str | None = None
     failures: list[Failure] = []
     warnings: list[str] = []
+    unusual: str | None = None
+    """How the size of a sealed backup is unlike that of those before it; None: it is like them."""
 
 
 class Summary(Record):
@@ -262,3 +264,14 @@ class RestoreOptions(Record):
     """Kinds to leave out, in the engine's words (``tablespaces``, ``extension:postgis``)."""
     owner: Literal["keep", "none"] | str = "keep"
     """Who owns what is restored: as in the backup, the connecting user, or that role."""
+
+
+class RestoreReport(Record):
+    """What a restore by the state machine left out, or could not put back."""
+
+    format_version: int = FORMAT_VERSION
+    restore_id: str
+    source: str
+    run_id: str
+    ended: datetime
+    unrestored: list[Unrestored] = []

@@ -1,4 +1,4 @@
-"""Makes finished backups exist, and says of a run what it did."""
+"""Makes complete backups exist, and records what a run did."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,6 +7,7 @@ from typing import Any
 from stepvault import __version__, keys
 from stepvault.catalog import Listed, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
+from stepvault.history import with_unusual
 from stepvault.plan import RunInput, fan_out, unfinished
 from stepvault.records import (
     Failure,
@@ -37,13 +38,12 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
 
     Returns:
         The summary and the state machine's next state. After a redrive of a failed seal the
-        first call returns no summary but hands out the missing units once more (status
+        first call returns no summary but plans the missing units once more (status
         ``incomplete``): Step Functions restarts only the state that failed, and the Maps,
         which tolerate failures, had succeeded.
 
     Raises:
-        SourcesFailed: after all this, if any source is not sealed; it names each with the
-            reason. The backups that are whole are sealed all the same.
+        RunNotFound: the run was not planned.
     """
     run = request.run_id
     if (units := vault.units(run)) is None:
@@ -56,6 +56,7 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
     for unit in units:
         by_source.setdefault(unit.source.name, []).append(unit)
     results = [_seal_source(vault, members, failures) for members in by_source.values()]
+    results = with_unusual(vault, run, results)
     summary = Summary(
         tool_version=__version__,
         run_id=run,
@@ -69,7 +70,7 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
 
 
 def complain(summary: Summary) -> None:
-    """Fail loudly for a run that left a source without a backup.
+    """Raise an error if the run left a source without a backup.
 
     Raises:
         SourcesFailed: naming each failed source and its first reason.
@@ -92,7 +93,7 @@ def complain(summary: Summary) -> None:
 def _next_step(failures: Sequence[Failure]) -> str:
     if failures and all(f.error == BackupTampered.__name__ for f in failures):
         return "A redrive keeps the units that are done: start a new run"
-    return "Mend the cause, then redrive this execution: only what is missing runs again"
+    return "Fix the cause, then redrive this execution: only what is missing runs again"
 
 
 def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceResult:
@@ -128,11 +129,11 @@ def _problems(
     receipts: dict[str, Receipt],
     failures: Sequence[Failure],
 ) -> list[Failure]:
-    """Why the source cannot be sealed; empty if it can."""
+    """Return why the source cannot be sealed; empty if it can."""
     name, run = units[0].source.name, units[0].run_id
-    told = {(f.source, f.unit): f for f in failures}
+    recorded = {(f.source, f.unit): f for f in failures}
     problems = [
-        told.get((name, unit.id))
+        recorded.get((name, unit.id))
         or _failure(
             unit,
             "Killed",
@@ -154,7 +155,7 @@ def _problems(
 
 
 def _make_exist(vault: Vault, unit: Unit, manifest: Manifest) -> list[Failure]:
-    """Write the manifest; of a backup that was sealed before, whether it is still what that says."""
+    """Write the manifest, or check a backup that was sealed before against its manifest."""
     if vault.put_manifest(manifest):
         return []
     name, run = unit.source.name, unit.run_id
@@ -165,21 +166,21 @@ def _make_exist(vault: Vault, unit: Unit, manifest: Manifest) -> list[Failure]:
 def _astray(
     unit: Unit, there: Mapping[tuple[str, str], Listed], objects: Iterable[StoredObject]
 ) -> list[Failure]:
-    """Of what is not there as it was stored the first: if a whole folder is gone, one says enough."""
+    """Return a failure for the first object that is not as it was stored; one is enough."""
     if (astray := first_astray(there, unit.run_id, objects)) is None:
         return []
     error = _not_as_stored(*astray)
     return [_failure(unit, type(error).__name__, str(error))]
 
 
-def _not_as_stored(stored: StoredObject, found: Listed | None) -> BackupTampered:
-    if found and found.size == stored.stored_bytes:
+def _not_as_stored(stored: StoredObject, there: Listed | None) -> BackupTampered:
+    if there and there.size == stored.stored_bytes:
         return BackupTampered(
             f"{stored.name} was written over after it was stored (its ETag is another), "
             "perhaps by a function of a run that was stopped",
             "Start a new run",
         )
-    size = found.size if found else None
+    size = there.size if there else None
     what = f"was stored with {stored.stored_bytes} bytes, but {size} are there"
     if stored.run_id is None:
         return BackupTampered(f"{stored.name} {what}", "Start a new run")
@@ -205,7 +206,7 @@ def _bottleneck(receipts: Sequence[Receipt]) -> str | None:
 
 def _manifest(unit: Unit, receipts: Sequence[Receipt]) -> Manifest:
     objects = [stored for receipt in receipts for stored in receipt.objects]
-    # What lies in earlier runs' folders costs nothing again.
+    # Objects in earlier runs' folders need no more storage.
     own = [stored for stored in objects if stored.run_id is None]
     config = unit.source.model_dump(mode="json", exclude_none=True)
     return Manifest(

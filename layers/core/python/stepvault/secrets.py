@@ -1,15 +1,25 @@
-"""From connection settings to an address and credentials. The only room that speaks
-Secrets Manager, SSM and RDS token signing."""
+"""From connection settings to an address and credentials.
+
+The only room that calls Secrets Manager and SSM and signs tokens for RDS.
+"""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.engines.base import Connection
-from stepvault.errors import ConfigInvalid, SourceDenied, SourceMissing, SourceUnreachable
+from stepvault.errors import (
+    ConfigInvalid,
+    SourceBusy,
+    SourceDenied,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+)
 from stepvault.settings import ConnectionSettings
 
 _ALIASES = {
@@ -130,30 +140,45 @@ def _parameter(name: str) -> str:
     )
 
 
-def _read(kind: str, name: str, call: Any) -> str:
-    from botocore.exceptions import BotoCoreError, ClientError
+def _read(kind: str, name: str, call: Callable[[], object]) -> str:
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return SourceMissing(
+                    f"The {kind} {name!r} does not exist in this account and region",
+                    "Check its name, or create it",
+                )
+            case "unset":
+                return ConfigInvalid(
+                    f"The {kind} {name!r} cannot be read: {problem.message}", problem.hint
+                )
+            case "denied":
+                return SourceDenied(
+                    f"The {kind} {name!r} may not be read ({problem.code})",
+                    problem.hint or "Allow the function's role to read it, and to use its KMS key",
+                )
+            case "refused" | "changed":
+                return SourceDenied(
+                    f"The {kind} {name!r} cannot be read ({problem.code}): {problem.message}",
+                    problem.hint or "Look at it in the AWS console; it may be marked for deletion",
+                )
+            case "throttled":
+                return SourceBusy(
+                    f"The {kind} {name!r} cannot be read now ({problem.code})",
+                    "Try again later, or have fewer functions read it at a time",
+                )
+            case "transient":
+                return SourceUnreachable(
+                    f"The {kind} {name!r} cannot be read: {problem.message or problem.code}",
+                    "Try again; a function in a VPC needs an interface endpoint for it",
+                )
 
     try:
-        return str(call())
+        with translated(ours):
+            return str(call())
     except KeyError as error:
         raise ConfigInvalid(
             f"The {kind} {name!r} holds binary data", "Store the RDS JSON shape as text"
-        ) from error
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"ResourceNotFoundException", "ParameterNotFound"}:
-            raise SourceMissing(
-                f"The {kind} {name!r} does not exist in this account and region",
-                "Check its name, or create it",
-            ) from error
-        raise SourceDenied(
-            f"The {kind} {name!r} may not be read ({code})",
-            "Allow the function's role to read it, and to use its KMS key",
-        ) from error
-    except BotoCoreError as error:
-        raise SourceUnreachable(
-            f"The {kind} {name!r} cannot be read: {error}",
-            "A function in a VPC needs an interface endpoint for it",
         ) from error
 
 

@@ -25,18 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from stepvault.buffers import END_FRAME as END_FRAME
+from stepvault.buffers import Buffer as Buffer
+from stepvault.buffers import EndFrame as EndFrame
 from stepvault.records import RestoreOptions, RestoreTask, StoredObject, Unrestored
-
-#: Bytes as they travel: the reader may reuse the memory once the next buffer is asked for.
-#: 64 KiB to 1 MiB at a time is what zstd likes.
-Buffer = bytes | bytearray | memoryview
-
-
-class EndFrame:
-    """Yielded between buffers: end the zstd frame here, so that reading can start at this point."""
-
-
-END_FRAME = EndFrame()
 
 #: The id of the only unit of a source that is not split.
 WHOLE = "0000"

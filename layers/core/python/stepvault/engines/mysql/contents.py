@@ -1,4 +1,4 @@
-"""What a backup will hold, as the server describes it: tables to read, definitions as files."""
+"""What a backup holds: the tables to read, and the files of definitions."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from stepvault.engines.base import Counts
 from stepvault.engines.mysql import definitions
-from stepvault.engines.mysql.connection import Session
 from stepvault.engines.mysql.inventory import Table, matches, tables
+from stepvault.engines.mysql.session import Session
 from stepvault.errors import SourceMissing, SourceUnsupported
 from stepvault.settings import MySqlSource
 
@@ -23,7 +23,7 @@ class Names:
         self._taken: set[str] = set()
 
     def of(self, name: str, database: str = "") -> str:
-        """The name itself if it is safe and nobody else's in another case, else an alias."""
+        """Return a name's file name: itself if it is safe and unique in any case, else an alias."""
         key = f"{database}\0{name}"
         if key not in self._given:
             plain = _PLAIN_NAME.fullmatch(name) and "-schema" not in name
@@ -36,6 +36,7 @@ class Names:
         return self._given[key]
 
     def table(self, table: Table) -> str:
+        """Return the first part of the names of a table's files."""
         return f"{self.of(table.database)}.{self.of(table.name, table.database)}"
 
 
@@ -49,20 +50,23 @@ class Text:
     encoding: Literal["zstd", "none"] = "zstd"
 
     def read(self) -> Iterator[bytes]:
+        """Yield the content."""
         yield self.content
 
     def result(self) -> Counts:
+        """Return the facts."""
         return Counts(facts=self.facts)
 
 
 class Contents:
-    """Everything of a source's databases, taken at once; sequences' numbers follow by
-    ``add_sequences``, once the snapshot is taken.
+    """The tables and definitions of a source's databases.
+
+    ``add_sequences`` adds the sequences' numbers once the snapshot has been taken.
 
     Raises:
         SourceMissing: no table matches.
-        SourceUnsupported: tables without transactions, where they are refused.
-        SourceDenied, SourceChanged and others of ``connection``.
+        SourceUnsupported: there are tables without transactions, and the source refuses them.
+        SourceDenied, SourceChanged and others of ``errors``.
     """
 
     def __init__(
@@ -70,9 +74,9 @@ class Contents:
     ) -> None:
         self._session, self._source, self._names = session, source, names
         self.tables: list[Table] = []
-        """Views and sequences too."""
+        """Tables, views and sequences."""
         self.definitions: dict[str, str] = {}
-        """By table's label."""
+        """By the table's label."""
         self.texts: list[Text] = []
         self._sequences: list[tuple[Table, str, dict[str, Any]]] = []
         self.warnings: list[str] = []
@@ -88,20 +92,20 @@ class Contents:
 
     @property
     def with_rows(self) -> list[Table]:
-        """Those whose rows are to be read."""
-        all_of_them = self.tables if self._source.with_data else []
-        return [t for t in all_of_them if t.kind == "table" and not t.elsewhere]
+        """The tables whose rows are to be read."""
+        tables = self.tables if self._source.with_data else []
+        return [t for t in tables if t.kind == "table" and not t.elsewhere]
 
     def _add_database(self, database: str) -> None:
-        found = chosen(self._source, tables(self._session, database))
-        if self._source.tables and not found:
+        matching = chosen(self._source, tables(self._session, database))
+        if self._source.tables and not matching:
             return
-        self.tables += found
+        self.tables += matching
         if self._source.with_schema:
             text = definitions.create_database(self._session, database)
             facts = {"kind": "database", "database": database, "name": database}
             self._add(f"{self._names.of(database)}-schema-create", [text], facts)
-        for table in found:
+        for table in matching:
             definition = definitions.create_table(self._session, table)
             self.definitions[table.label] = definitions.normal(definition)
             if self._source.with_schema:
@@ -113,7 +117,7 @@ class Contents:
         self.texts.append(Text(f"{file}.sql.zst", definitions.file(statements), facts))
 
     def _add_table(self, table: Table, definition: str) -> None:
-        """The files that define one table, view or sequence."""
+        """Add the files that define one table, view or sequence."""
         file = self._names.table(table)
         where = {"database": table.database, "name": table.name}
         digest = definitions.digest(definitions.owned(definition, "strip"))
@@ -130,14 +134,14 @@ class Contents:
                 self._add_program_file(f"{file}-schema-triggers", triggers, facts)
 
     def add_sequences(self) -> None:
-        """Read where the sequences stand: what the snapshot's rows hold is below that."""
+        """Read the sequences' next numbers, which are above those in the snapshot's rows."""
         for table, definition, facts in self._sequences:
             statements = definitions.sequence(self._session, table, definition)
             self._add(f"{self._names.table(table)}-schema-sequence", statements, facts)
 
     def _add_view(self, view: Table, definition: str, facts: dict[str, Any]) -> None:
         file = self._names.table(view)
-        if view.columns:  # hidden from users without EXECUTE on a function the view calls
+        if view.columns:  # the server hides them from users who may not call a function of the view
             stand_in = {"kind": "placeholder", "database": view.database, "name": view.name}
             self._add(f"{file}-schema", definitions.placeholder(view), stand_in)
         broken = definitions.is_broken(self._session, view)
@@ -148,23 +152,23 @@ class Contents:
         self._add(f"{file}-schema-view", statements, {**facts, "broken": bool(broken)})
 
     def _add_programs(self, database: str) -> None:
-        """Routines and events."""
-        found = list(definitions.programs(self._session, database))
-        if found:
+        """Add the file of a database's routines and events."""
+        programs = list(definitions.programs(self._session, database))
+        if programs:
             facts = {"kind": "post", "database": database, "name": database}
-            self._add_program_file(f"{self._names.of(database)}-schema-post", found, facts)
+            self._add_program_file(f"{self._names.of(database)}-schema-post", programs, facts)
 
     def _add_program_file(
         self, file: str, programs: list[tuple[str, list[str]]], facts: dict[str, Any]
     ) -> None:
-        """Triggers, routines or events; the last statement of each creates it."""
+        """Add a file of triggers, routines or events; the last statement of each creates it."""
         lines: list[str] = []
         for _, parts in programs:
             lines += [*parts[:-1], definitions.owned(parts[-1], self._source.definer)]
         self._add(file, lines, {**facts, "definitions": definitions.digests(programs)})
 
     def _order_views(self) -> None:
-        """Number the views so that each comes after those it uses."""
+        """Give each view a number above those of the views that it uses."""
         views = {t.label: t.name for t in self.tables if t.kind == "view"}
         order = definitions.in_order(views, {label: self.definitions[label] for label in views})
         for text in self.texts:
@@ -172,10 +176,10 @@ class Contents:
                 text.facts["order"] = order[f"{text.facts['database']}.{text.facts['name']}"]
 
     def _check_engines(self) -> None:
-        """Refuse or report tables that a snapshot does not cover or that hold more than is read."""
-        loose = [t for t in self.with_rows if not t.transactional]
-        if loose:
-            named = ", ".join(f"{t.label} ({t.engine})" for t in loose[:20])
+        """Refuse or report tables of which the backup cannot hold everything exactly."""
+        non_transactional = [t for t in self.with_rows if not t.transactional]
+        if non_transactional:
+            named = ", ".join(f"{t.label} ({t.engine})" for t in non_transactional[:20])
             if self._source.non_transactional == "refuse":
                 raise SourceUnsupported(
                     f"no snapshot covers the non-transactional {named}",
@@ -193,12 +197,12 @@ class Contents:
                 )
 
 
-def chosen(source: MySqlSource, found: list[Table]) -> list[Table]:
-    """Those that the source's filters let through."""
+def chosen(source: MySqlSource, candidates: list[Table]) -> list[Table]:
+    """Return the tables that the source's filters let through."""
     only, never = source.tables, source.exclude_tables
     return [
         t
-        for t in found
+        for t in candidates
         if (not only or matches(t.database, t.name, only))
         and not matches(t.database, t.name, never)
     ]

@@ -1,7 +1,8 @@
-"""Putting back: the tasks and what each does.
+"""The tasks of a restore, and how each is done.
 
-A stored object becomes rows in one transaction, together with its name in a small table of
-progress, and is committed when its last byte is proved: a task may be repeated at will.
+The rows of one stored object are one transaction, together with the object's name in a small
+progress table. It is committed once the object's last byte has been verified, so a task may be
+repeated at any time.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,8 +10,8 @@ from contextlib import nullcontext, suppress
 
 from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.mysql import definitions
-from stepvault.engines.mysql.connection import Session, literal, quote
 from stepvault.engines.mysql.inventory import tables
+from stepvault.engines.mysql.session import Session, literal, quote
 from stepvault.engines.mysql.target import Chosen, check_target, choose, in_parallel, session_of
 from stepvault.errors import (
     BackupTampered,
@@ -23,13 +24,14 @@ from stepvault.records import RestoreTask, StoredObject
 
 #: A data task takes about this many raw bytes.
 _TASK_BYTES = 2 << 30
-#: Names of objects whose rows are in; lives in the target while a restore is under way.
+#: Table with the names of the objects that are loaded; in the target while a restore runs.
 _PROGRESS = "stepvault_restore_progress"
 _BEFORE = ("sequence", "table", "placeholder")
 _AFTER = ("post", "triggers", "view")
 
 
 def plan_restore(job: RestoreJob) -> list[RestoreTask]:
+    """Check the target and cut the restore into tasks."""
     chosen = choose(job)
     with session_of(job) as session:
         for original, target in chosen.databases.items():
@@ -61,6 +63,7 @@ def _groups(data: Sequence[StoredObject]) -> Iterator[list[str]]:
 
 
 def restore(job: RestoreJob, task: RestoreTask) -> Counts:
+    """Do one task; the counts are those of the rows that it loaded."""
     chosen = choose(job)
     wanted = set(task.objects)
     objects = {o.name: o for o in chosen.objects if o.name in wanted}
@@ -78,22 +81,22 @@ def restore(job: RestoreJob, task: RestoreTask) -> Counts:
 def _prepare(
     job: RestoreJob, session: Session, chosen: Chosen, objects: list[StoredObject]
 ) -> None:
-    """Sequences, tables and the views' placeholders, in place of what has their names."""
+    """Create sequences, tables and stand-ins for views; what has their names is dropped first."""
     session.run("SET SESSION foreign_key_checks=0")
     for original, target in chosen.databases.items():
         session.run(f"USE {quote(target)}")
-        made = chosen.names(original, "table", "view", "sequence")
+        created = chosen.names(original, "table", "view", "sequence")
         for table in tables(session, target):
-            if table.name in made or table.name == _PROGRESS:
+            if table.name in created or table.name == _PROGRESS:
                 session.run(f"DROP {table.kind.upper()} {table.sql}")
         session.run(
             f"CREATE TABLE {_PROGRESS} (object VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin"
             " PRIMARY KEY) ENGINE=InnoDB"
         )
-        # MariaDB locks the whole of an empty table for its first writer, see _shared.
+        # Not empty: MariaDB locks an empty table as a whole for its first writer, see _shared.
         session.run(f"INSERT INTO {_PROGRESS} VALUES ('')")
         if job.options.overwrite:
-            for name in chosen.names(original, "data") - made:
+            for name in chosen.names(original, "data") - created:
                 session.run(f"TRUNCATE TABLE {quote(name)}")
     for stored in objects:
         if stored.facts["kind"] != "database":
@@ -101,7 +104,7 @@ def _prepare(
 
 
 def _finish(job: RestoreJob, session: Session, chosen: Chosen, objects: list[StoredObject]) -> None:
-    """Routines, events, triggers and views; then the traces of the restore go."""
+    """Create routines, events, triggers and views, then drop the progress table."""
     for stored in objects:
         with suppress(StepvaultError) if stored.facts.get("broken") else nullcontext():
             _define(job, session, chosen, stored)
@@ -113,7 +116,7 @@ def _define(job: RestoreJob, session: Session, chosen: Chosen, stored: StoredObj
     session.run(f"USE {quote(chosen.target(stored))}")
     for setting in definitions.SETTINGS:
         session.run(setting)
-    content = b"".join(job.read(stored))  # whole and proved before the first statement runs
+    content = b"".join(job.read(stored))  # verified as a whole before the first statement runs
     for statement in definitions.split(content):
         owned = definitions.owned(statement, job.options.owner)
         session.run(owned.encode("utf-8", "surrogateescape"), stored.name)
@@ -121,7 +124,7 @@ def _define(job: RestoreJob, session: Session, chosen: Chosen, stored: StoredObj
 
 
 def _load_all(job: RestoreJob, chosen: Chosen, objects: list[StoredObject]) -> Counts:
-    """Load objects over several connections."""
+    """Load objects on several connections."""
 
     def load(session: Session, stored: StoredObject) -> int:
         return _load(job, session, chosen.target(stored), stored)
@@ -130,7 +133,7 @@ def _load_all(job: RestoreJob, chosen: Chosen, objects: list[StoredObject]) -> C
 
 
 def _load(job: RestoreJob, session: Session, database: str, stored: StoredObject) -> int:
-    """One object's rows, in one transaction; nothing if an earlier attempt put them there."""
+    """Load one object's rows in one transaction, unless an earlier attempt did; return their number."""
     name, label = stored.facts["name"], f"{database}.{stored.facts['name']}"
     session.run(f"USE {quote(database)}")
     transactional = _transactional(session, database, name)
@@ -138,7 +141,7 @@ def _load(job: RestoreJob, session: Session, database: str, stored: StoredObject
     if session.one(f"SELECT 1 FROM {_PROGRESS} WHERE object = {literal(stored.name)}"):
         session.run("ROLLBACK")
         return stored.rows or 0
-    if not transactional:  # its rows cannot be taken back, but all of them are in this object
+    if not transactional:  # its rows cannot be rolled back, but this object holds all of them
         session.run(f"TRUNCATE TABLE {quote(name)}")
         session.run("START TRANSACTION")
     try:
@@ -152,21 +155,21 @@ def _load(job: RestoreJob, session: Session, database: str, stored: StoredObject
 
 
 def _insert_all(job: RestoreJob, session: Session, stored: StoredObject, label: str) -> int:
-    """Run an object's statements; returns the rows they made, as many as the backup counted."""
+    """Run an object's statements and return the number of rows, which is that of the backup."""
     chunks = iter(job.read(stored))
     try:
         return _run_all(job, session, stored, label, chunks)
     except Permanent:
-        for _ in chunks:  # a damaged object makes bad SQL: read on, so that it says so by itself
+        for _ in chunks:  # damage may be the cause: reading on raises BackupTampered if so
             pass
         raise
 
 
 def _shared(job: RestoreJob, stored: StoredObject) -> bool:
-    """Whether other objects hold rows of the same table.
+    """Tell whether other objects hold rows of the same table.
 
-    MariaDB's first writer of an empty table without unique checks locks all of it:
-    https://mariadb.com/kb/en/innodb-bulk-insert/. That is fast for one and a halt for others.
+    Without unique checks, the first writer of an empty table in MariaDB locks all of it:
+    https://mariadb.com/kb/en/innodb-bulk-insert/. That is fast for one writer, but stops the others.
     """
     table = {k: stored.facts[k] for k in ("kind", "database", "name")}
     return sum(table.items() <= o.facts.items() for o in job.objects) > 1
@@ -200,7 +203,7 @@ def _run_all(
         rows += session.run(statement, f"table {label}")
         job.progress(stored.name, len(statement))
     if rows != stored.rows:
-        raise BackupTampered(f"{stored.name} gave {rows:,} rows instead of {stored.rows:,}")
+        raise BackupTampered(f"{stored.name} holds {rows:,} rows instead of {stored.rows:,}")
     return rows
 
 
@@ -212,15 +215,15 @@ def _undo(session: Session, table: str | None) -> None:
 
 
 def _transactional(session: Session, database: str, name: str) -> bool:
-    said = session.one(
+    row = session.one(
         "SELECT e.transactions FROM information_schema.tables t JOIN information_schema.engines e"
         f" ON e.engine = t.engine WHERE table_schema = {literal(database)} AND table_name = {literal(name)}"
     )
-    return bool(said) and said[0] == "YES"
+    return bool(row) and row[0] == "YES"
 
 
 def _statements(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The statements of a data file: a ``;`` at a line's end is always one's end."""
+    """Yield the statements of a data file: each ends with the first ``;`` at the end of a line."""
     pending = bytearray()
     searched = 0
     for chunk in chunks:

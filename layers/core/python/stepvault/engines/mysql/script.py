@@ -1,4 +1,4 @@
-"""The script in every backup that restores it with the plain client."""
+"""The script in every backup that restores it without Stepvault, with the plain client."""
 
 import shlex
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ cd "$(dirname "$0")"
 client=$(command -v mariadb || command -v mysql) || { echo "no mysql client found" >&2; exit 1; }
 run() { "$client" "$@" --default-character-set=utf8mb4 --binary-mode --comments --max-allowed-packet=1G; }
 check() { zstd -tq "$1" || { echo "$1 is damaged" >&2; exit 1; }; }
-# define DATABASE FILE: statements end with the delimiter, routines keep their lines' ends.
+# define DATABASE FILE: runs definitions, which end with a delimiter of our own.
 define() {
     db=$1 file=$2; shift 2; check "$file"
     zstd -dcq "$file" | sed 's#;/\*\*/$#;#' | run "$@" --delimiter='DELIMITER_TEXT' ${db:+"$db"}
@@ -31,12 +31,12 @@ load() {
 
 """
 
-#: Order of the kinds; the views come last, as they may use everything.
+#: The order of the kinds; views come last, as they may use everything else.
 ORDER = ("database", "sequence", "table", "placeholder", "data", "post", "triggers", "view")
 
 
 def restore_script(objects: Sequence[StoredObject]) -> str:
-    """A script that restores these objects, in the right order."""
+    """Return a script that restores these objects in the right order."""
     lines = []
     for kind in ORDER:
         for stored in sorted(objects, key=lambda o: (o.facts.get("order", 0), o.name)):

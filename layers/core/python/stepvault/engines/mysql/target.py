@@ -1,4 +1,4 @@
-"""Where a restore goes, and what of the backup goes there."""
+"""The target of a restore, and which parts of the backup go there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,31 +8,33 @@ from queue import SimpleQueue
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.mysql import definitions
-from stepvault.engines.mysql.connection import Session, connect, literal, quote, server_of
 from stepvault.engines.mysql.inventory import matches, tables
+from stepvault.engines.mysql.session import Session, connect, literal, quote, server_of
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
 from stepvault.records import StoredObject
 
-#: Seconds; the loads of one table may stand in each other's way for a while.
+#: Seconds to wait for a lock: the loads of one table may block each other for a while.
 _LOCK_WAIT = 120
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of the backup is to be restored, and where to."""
+    """The objects to be restored, and the databases they go to."""
 
     objects: list[StoredObject]
     databases: dict[str, str]
-    """Original name to the target's."""
+    """The original name of each database, and its name in the target."""
 
     def of(self, kind: str) -> list[StoredObject]:
+        """Return the objects of one kind."""
         return [o for o in self.objects if o.facts["kind"] == kind]
 
     def target(self, stored: StoredObject) -> str:
+        """Return the database that the object goes to."""
         return self.databases[stored.facts["database"]]
 
     def names(self, database: str, *kinds: str) -> set[str]:
-        """Of objects of these kinds in the original database."""
+        """Return the names of the objects of these kinds in an original database."""
         return {
             o.facts["name"]
             for o in self.objects
@@ -41,7 +43,7 @@ class Chosen:
 
 
 def choose(job: RestoreJob) -> Chosen:
-    """Filter by ``options.only`` and settle the databases' names.
+    """Apply ``options.only``, and decide the names of the databases.
 
     Raises:
         ConfigInvalid: nothing matches, or one name is given for several databases.
@@ -80,25 +82,27 @@ def choose(job: RestoreJob) -> Chosen:
 def check_target(
     job: RestoreJob, session: Session, chosen: Chosen, original: str, target: str
 ) -> None:
-    """Refuse a target with data in the way; create a database that is not there."""
+    """Refuse a target that holds data in the way; create the database if it does not exist."""
     known = session.one(
         f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {literal(target)}"
     )
     if not known:
         _create_database(job, session, chosen, original, target)
-    there = {t.name: t for t in tables(session, target)}
-    made = chosen.names(original, "table", "view", "sequence")
-    for name in sorted(chosen.names(original, "data") - made):  # a backup without definitions
-        if name not in there:
+    present = {t.name: t for t in tables(session, target)}
+    created = chosen.names(original, "table", "view", "sequence")
+    for name in sorted(chosen.names(original, "data") - created):  # a backup without definitions
+        if name not in present:
             raise TargetMissing(
                 f"table {target}.{name} does not exist and the backup holds no definitions",
                 "Create the tables first, or restore a backup made with schema = true",
             )
-        if session.one(f"SELECT 1 FROM {there[name].sql} LIMIT 1") and not job.options.overwrite:
+        if session.one(f"SELECT 1 FROM {present[name].sql} LIMIT 1") and not job.options.overwrite:
             raise TargetNotEmpty(f"table {target}.{name} holds rows", "Empty it, or pass overwrite")
     if job.options.overwrite:
         return
-    in_the_way = sorted(made & set(there) if job.options.only else set(there) if made else ())
+    in_the_way = sorted(
+        created & set(present) if job.options.only else set(present) if created else ()
+    )
     if in_the_way:
         named = ", ".join(in_the_way[:5]) + (" …" if len(in_the_way) > 5 else "")
         raise TargetNotEmpty(
@@ -121,7 +125,13 @@ def _create_database(
 def in_parallel[T, R](
     job: RestoreJob, items: Sequence[T], work: Callable[[Session, T], R]
 ) -> list[R]:
-    """Do the work on every item, each with a session of its own; the first error stops all."""
+    """Do the work on every item, on several sessions; the first error stops all.
+
+    Args:
+        job: the restore, which says how many connections.
+        items: what to work on.
+        work: called with a session that nobody else uses meanwhile, and an item.
+    """
     sessions: SimpleQueue[Session] = SimpleQueue()
     opened = [open_session(job) for _ in range(max(1, min(job.connections, len(items))))]
     for session in opened:
@@ -144,6 +154,7 @@ def in_parallel[T, R](
 
 
 def open_session(job: RestoreJob) -> Session:
+    """Connect to the target, with foreign keys unchecked."""
     session = connect(server_of(job.connection))
     session.run("SET SESSION foreign_key_checks=0")
     session.wait_for_locks(_LOCK_WAIT)
@@ -152,6 +163,7 @@ def open_session(job: RestoreJob) -> Session:
 
 @contextmanager
 def session_of(job: RestoreJob) -> Iterator[Session]:
+    """Connect to the target while the block lasts."""
     session = open_session(job)
     try:
         yield session

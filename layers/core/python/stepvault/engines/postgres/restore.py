@@ -1,4 +1,4 @@
-"""Put a backup back: definitions, then rows in parallel, then indexes and constraints.
+"""Restore a backup: definitions, then rows in parallel, then indexes and constraints.
 
 The definitions are pg_restore's own scripts, fed to psql within one transaction each; the rows
 go through COPY, one transaction per object, committed only after the object's hash has been
@@ -17,14 +17,14 @@ from psycopg import Connection as Session
 
 from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.postgres import (
-    failures,
-    finish,
+    errors,
+    post_data,
     programs,
+    progress,
     selection,
     target,
     toc,
 )
-from stepvault.engines.postgres.snapshot import TRAILER
 from stepvault.errors import BackupTampered, OutOfTime, RunNotFound, TargetMissing
 from stepvault.records import RestoreTask, StoredObject
 
@@ -36,7 +36,7 @@ _HEAD = 30
 
 
 def plan(job: RestoreJob) -> list[RestoreTask]:
-    """See ``engines.base.Engine.plan_restore``."""
+    """Plan a restore; see ``engines.base.Engine.plan_restore``."""
     archive = read_toc(job)
     chosen = selection.choose(archive, job.options.only)
     new = not target.exists(job)
@@ -55,12 +55,12 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
             target.require_empty(opened)
         if not new:
             target.require_roles(opened, _roles(job, chosen))
-        made = not job.options.only and (job.options.overwrite or target.is_ours(opened))
-    return list(_tasks(job, archive, chosen, secrets.token_hex(8), made=made))
+        own = not job.options.only and (job.options.overwrite or target.is_ours(opened))
+    return list(_tasks(job, archive, chosen, secrets.token_hex(8), own=own))
 
 
 def do(job: RestoreJob, task: RestoreTask) -> Counts:
-    """See ``engines.base.Engine.restore``."""
+    """Do one task of a restore; see ``engines.base.Engine.restore``."""
     with tempfile.TemporaryDirectory(dir=job.scratch) as own:
         work = _Work(replace(job, scratch=Path(own)), task)
         match task.arguments["step"]:
@@ -75,33 +75,36 @@ def do(job: RestoreJob, task: RestoreTask) -> Counts:
 
 
 def read_toc(job: RestoreJob) -> toc.Toc:
-    """The backup's table of contents."""
+    """Read the backup's table of contents."""
     return toc.read(b"".join(job.read(_object(job, "toc.dat"))))
 
 
 def rows_alone(archive: toc.Toc) -> bool:
-    """Whether the backup holds rows without definitions."""
+    """Tell whether the backup holds rows without definitions."""
     return all(e.needs_no_definitions for e in archive.entries)
 
 
 def _roles(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
-    """The roles that must be there to restore these entries."""
+    """List the roles that must be there to restore these entries."""
     if job.options.owner == "keep":
         return selection.roles(chosen)
     return [] if job.options.owner == "none" else [job.options.owner]
 
 
 def _object(job: RestoreJob, name: str) -> StoredObject:
-    found = next((o for o in job.objects if o.name == name), None)
-    if found is None:
+    stored = next((o for o in job.objects if o.name == name), None)
+    if stored is None:
         raise BackupTampered(f"the backup has no object {name}")
-    return found
+    return stored
 
 
 def _tasks(
-    job: RestoreJob, archive: toc.Toc, chosen: Sequence[toc.Entry], restore: str, *, made: bool
+    job: RestoreJob, archive: toc.Toc, chosen: Sequence[toc.Entry], restore: str, *, own: bool
 ) -> Iterator[RestoreTask]:
-    """Definitions; rows and large objects; what rests on them, and on the database if it is ``made``."""
+    """Cut into definitions; rows and large objects; what depends on them.
+
+    ``own`` tells the last task that the database is the restore's own, to get its settings.
+    """
     stored = {o.name: o for o in job.objects}
 
     def task(stage: Any, number: str, step: str, names: Sequence[str], **more: Any) -> RestoreTask:
@@ -145,7 +148,7 @@ def _tasks(
     if others:
         yield task("data", "others", "script", ["toc.dat", *files], ids=others)
 
-    yield task("after", "finish", "finish", ["toc.dat"], ids=after, made=made)
+    yield task("after", "finish", "finish", ["toc.dat"], ids=after, own=own)
 
 
 def _is_data(archive: toc.Toc, dump_id: int) -> bool:
@@ -153,7 +156,7 @@ def _is_data(archive: toc.Toc, dump_id: int) -> bool:
 
 
 def _pieces_of(job: RestoreJob, listing: str, suffix: str) -> list[str]:
-    """The objects that a list of large objects names, one ``oid file`` per line."""
+    """List the objects that a list of large objects names, one ``oid file`` per line."""
     text = b"".join(job.read(_object(job, listing))).decode()
     return [line.split()[1] + suffix for line in text.splitlines() if line]
 
@@ -167,15 +170,15 @@ class _Work:
         self.children = programs.Children()
 
     def make_schema(self) -> Counts:
-        """Definitions, in one transaction."""
+        """Make the definitions, in one transaction."""
         folder = self._fetch()
         archive = toc.read((folder / "toc.dat").read_bytes())
         whole = not (self.job.options.only or rows_alone(archive))
-        first = target.begin_notes(self.restore)
+        first = progress.begin(self.restore)
         there = target.exists(self.job)
         if there:
             with target.connect(self.job) as opened:
-                if target.is_done(opened, self.restore, "schema"):
+                if progress.is_done(opened, self.restore, "schema"):
                     return Counts()
                 if whole and not self.job.options.overwrite:
                     target.require_empty(opened)
@@ -192,7 +195,7 @@ class _Work:
         return Counts()
 
     def load_rows(self) -> Counts:
-        """Rows of one or more tables, a transaction each."""
+        """Load the rows of one or more tables, a transaction each."""
         archive = read_toc(self.job)
         entries = {archive.data_file(e): e for e in archive.entries if e.kind == b"TABLE DATA"}
         rows = 0
@@ -209,39 +212,39 @@ class _Work:
         return Counts(rows=rows)
 
     def run_script(self) -> Counts:
-        """Sequences' values, large objects, extensions' own tables: what pg_dump wrote itself."""
+        """Run what pg_dump wrote itself: sequences' values, large objects, extensions' own tables."""
         step = self.task.id
         with target.connect(self.job) as opened:
             self._require_begun(opened)
-            if not target.is_done(opened, self.restore, step):
-                first = target.note(self.restore, step)
+            if not progress.is_done(opened, self.restore, step):
+                first = progress.note(self.restore, step)
                 self._apply(opened, first, self.task.arguments["ids"], self._fetch())
         return Counts()
 
     def finish(self) -> Counts:
-        """Indexes and constraints in parallel; then triggers, views' contents and the like."""
+        """Make indexes and constraints in parallel; then triggers, views' contents and the like."""
         with target.connect(self.job) as opened:
-            if target.begun(opened):
+            if progress.begun(opened):
                 archive = read_toc(self.job)
-                if not target.is_done(opened, self.restore, "rest"):
+                if not progress.is_done(opened, self.restore, "rest"):
                     self._rest(opened, archive)
-                made = bool(self.task.arguments.get("made"))
-                about = [e for e in archive.entries if e.of_database] if made else None
+                own = bool(self.task.arguments.get("own"))
+                about = [e for e in archive.entries if e.of_database] if own else None
                 target.end(opened, about, self.job.options.owner)
         return Counts()
 
     # ------------------------------------------------------------ inside
 
     def _rest(self, opened: Session, archive: toc.Toc) -> None:
-        """All that follows the rows."""
+        """Make all that follows the rows."""
         folder = self._fetch()
-        alone, rest = finish.split(archive.entries, set(self.task.arguments["ids"]))
-        finish.Builder(self.job, self.restore, folder, self._options()).build(alone)
-        first = target.note(self.restore, "rest")
+        alone, rest = post_data.split(archive.entries, set(self.task.arguments["ids"]))
+        post_data.Builder(self.job, self.restore, folder, self._options()).build(alone)
+        first = progress.note(self.restore, "rest")
         self._apply(opened, first, [e.dump_id for e in rest], folder)
 
     def _require_begun(self, opened: Session) -> None:
-        if not target.is_done(opened, self.restore, "schema"):
+        if not progress.is_done(opened, self.restore, "schema"):
             raise TargetMissing(
                 f"database {opened.info.dbname} has no definitions from this restore",
                 "Run the restore again from its beginning",
@@ -255,12 +258,12 @@ class _Work:
 
     def _load(self, opened: Session, stored: StoredObject, entry: toc.Entry) -> int:
         """COPY one object's rows into its table; returns how many."""
-        if target.is_done(opened, self.restore, stored.name):
+        if progress.is_done(opened, self.restore, stored.name):
             return stored.rows or 0
         table = str(stored.facts.get("table", entry.label))
         try:
             with opened.transaction():
-                opened.execute(target.note(self.restore, stored.name))
+                opened.execute(progress.note(self.restore, stored.name))
                 with opened.cursor() as cursor:
                     with cursor.copy(entry.copy or b"") as copy:
                         for block in without_trailer(self.job.read(stored), stored.name):
@@ -272,11 +275,11 @@ class _Work:
                             f"says {stored.rows}"
                         )
         except psycopg.Error as error:
-            raise failures.from_server(error, f"cannot load {table}") from error
+            raise errors.from_server(error, f"cannot load {table}") from error
         return stored.rows or 0
 
     def _fetch(self) -> Path:
-        """The task's objects as files; each one's hash is verified when its bytes end."""
+        """Write the task's objects to files; each one's hash is verified when its bytes end."""
         folder = self.job.scratch / "archive"
         folder.mkdir()
         for name in self.task.objects:
@@ -303,8 +306,8 @@ class _Work:
             tempfile.TemporaryFile(dir=scratch) as of_writer,
             self.children.within(self.job.remaining()),
         ):
-            reader = self.children.start(pg_restore, read=True, buffer=1 << 20, errors=of_reader)
-            writer = self.children.start(psql, feed=True, errors=of_writer)
+            reader = self.children.start(pg_restore, read=True, buffer=1 << 20, stderr=of_reader)
+            writer = self.children.start(psql, feed=True, stderr=of_writer)
             try:
                 self._pipe(reader, writer, first, opened.info.server_version)
                 if self.children.cancelled:
@@ -312,19 +315,19 @@ class _Work:
                         f"the script of {self.task.id} was still running when the time ran out",
                         "Run the same restore again",
                     )
-                for child, errors in ((writer, of_writer), (reader, of_reader)):
+                for child, stderr in ((writer, of_writer), (reader, of_reader)):
                     if child.returncode:
-                        errors.seek(0)
-                        said = errors.read().decode(errors="replace")
-                        raise failures.from_program("pg_restore", said, connection)
+                        stderr.seek(0)
+                        text = stderr.read().decode(errors="replace")
+                        raise errors.from_program("pg_restore", text, connection)
             finally:
                 self.children.forget(reader)
                 self.children.forget(writer)
 
     def _pipe(self, reader: Any, writer: Any, first: str, server_version: int) -> None:
-        """Feed psql with the script until both have ended, psql without an end if need be."""
+        """Feed psql with the script until both have ended."""
         try:
-            # IF EXISTS tells of each thing that does not.
+            # IF EXISTS gives a notice for each thing that does not exist.
             _feed(writer, f"SET client_min_messages = warning;\nBEGIN;\n{first}".encode())
             for block in _known_to(server_version, reader.stdout):
                 _feed(writer, block)
@@ -354,24 +357,24 @@ def _feed(child: Any, data: bytes) -> None:
 
 
 def _known_to(server_version: int, script: Any) -> Iterator[bytes]:
-    """The script, without settings at its head that the server is too old for."""
+    """Yield the script, without settings at its head that the server is too old for."""
     for _ in range(_HEAD):
         line = script.readline()
-        if finish.known_to(server_version, line) and line != b"BEGIN;\n":
+        if post_data.known_to(server_version, line) and line != b"BEGIN;\n":
             yield line
     while block := script.read(1 << 20):
         yield block
 
 
 def without_trailer(blocks: Iterator[bytes], name: str) -> Iterator[bytes]:
-    """The rows alone: COPY's end mark closes every data file of an archive."""
+    """Yield the rows without COPY's end mark, which closes every data file of an archive."""
     held = b""
     for block in blocks:
         data = held + block
-        held = data[-len(TRAILER) :]
-        if len(data) > len(TRAILER):
-            yield data[: -len(TRAILER)]
-    if held != TRAILER:
+        held = data[-len(toc.TRAILER) :]
+        if len(data) > len(toc.TRAILER):
+            yield data[: -len(toc.TRAILER)]
+    if held != toc.TRAILER:
         raise BackupTampered(f"{name} does not end as the rows of a table do")
 
 

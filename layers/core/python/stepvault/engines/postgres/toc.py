@@ -13,12 +13,15 @@ from stepvault.errors import BackupTampered
 
 SECTION_NONE, SECTION_PRE_DATA, SECTION_DATA, SECTION_POST_DATA = 1, 2, 3, 4
 
+#: How the rows of a table end in an archive's data file.
+TRAILER = b"\\.\n\n\n"
+
 _MAGIC = b"PGDMP"
 _DIRECTORY = 3
 _SUFFIXES = {0: "", 1: ".gz", 2: ".lz4", 3: ".zst"}
-#: What even an archive of rows alone begins with.
+#: Kinds that even an archive of rows alone begins with.
 SETTINGS = frozenset((b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"))
-#: What is said of something else; the tag begins with that thing's kind.
+#: Kinds that are about another thing; the tag begins with that thing's kind.
 _REMARKS = (b"ACL", b"COMMENT", b"SECURITY LABEL")
 #: A TABLE DATA entry marked so is loaded without a TRUNCATE before it, even in parallel.
 _NO_TRUNCATE = b"-- load via partition root "
@@ -48,7 +51,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What a person calls it: kind, schema and name."""
+        """Kind, schema and name, for people."""
         where = f"{self.namespace.decode(errors='replace')}." if self.namespace else ""
         return f"{self.kind.decode()} {where}{self.tag.decode(errors='replace')}"
 
@@ -71,7 +74,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableData:
-    """Rows of a table to be announced in the archive as one entry per piece."""
+    """Rows of a table, to be one entry of the archive per piece."""
 
     oid: int
     schema: bytes
@@ -80,7 +83,7 @@ class TableData:
     copy: bytes
     pieces: int = 1
     root: tuple[int, bytes] | None = None
-    """Oid and quoted name of the partitioned table that sorts the rows into partitions anew."""
+    """Oid and quoted name of the partitioned table that sorts the rows into partitions again."""
 
 
 @dataclass
@@ -103,21 +106,21 @@ class Toc:
         return _SUFFIXES[self.compression]
 
     def data_file(self, entry: Entry) -> str | None:
-        """The name of the file with the entry's rows, if it has any."""
+        """Name the file with the entry's rows, if it has any."""
         return entry.file.decode() + self.suffix if entry.file else None
 
     def tables(self) -> dict[int, Entry]:
-        """The entries that make tables, by the table's oid."""
+        """Find the entries that make tables, by the table's oid."""
         return {
             int(e.oid): e for e in self.entries if e.kind == b"TABLE" and e.table_oid == b"1259"
         }
 
     def add_table_data(self, tables: Sequence[TableData]) -> list[list[str]]:
-        """Announce the rows of these tables; returns the file names of each table's pieces.
+        """Add entries for the rows of these tables; returns the file names of each table's pieces.
 
         One piece becomes what pg_dump writes. Several become several entries for one table:
         none of them truncates the table, and all that is made after the table's rows waits
-        for all of them. So it is with the partitions of a table that sorts their rows anew.
+        for all of them. The same holds for the partitions of a table that sorts their rows again.
         """
         makers = self.tables()
         next_id = max((e.dump_id for e in self.entries), default=0) + 1
@@ -179,14 +182,14 @@ class Toc:
         return names
 
     def load_in_turn(self) -> None:
-        """Have ``pg_restore -j``, too, load the tables announced so far one after the other."""
+        """Have ``pg_restore -j``, too, load the tables added so far one after the other."""
         rows = [e for e in self.entries if e.kind == b"TABLE DATA"]
         for earlier, entry in pairwise(rows):
             entry.dependencies.append(earlier.dump_id)
 
 
 def read(data: bytes) -> Toc:
-    """The table of contents in these bytes.
+    """Parse the table of contents in these bytes.
 
     Raises:
         BackupTampered: they are no toc.dat that this version knows.
@@ -198,7 +201,7 @@ def read(data: bytes) -> Toc:
 
 
 def write(toc: Toc) -> bytes:
-    """The bytes of ``toc.dat``."""
+    """Serialize to the bytes of ``toc.dat``."""
     out = bytearray(_MAGIC + bytes(toc.version) + bytes([4, toc.offset_size, _DIRECTORY]))
     if toc.version >= (1, 15, 0):
         out.append(toc.compression)

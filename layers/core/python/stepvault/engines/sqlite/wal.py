@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log, read past SQLite (https://www.sqlite.org/walformat.html)."""
+"""SQLite's write-ahead log, read without SQLite (https://www.sqlite.org/walformat.html)."""
 
 import os
 import struct
@@ -17,7 +17,7 @@ _INDEX_BYTES = 100  # two copies of the header, then how many frames are checkpo
 
 @dataclass(frozen=True)
 class Header:
-    """What the ``-shm`` file says of the log: its last commit and how far it is checkpointed."""
+    """The ``-shm`` file's view of the log: its last commit and how far it is checkpointed."""
 
     commit: bytes
     """The header's bytes; every commit and every restart of the log changes them."""
@@ -34,7 +34,7 @@ class Header:
 
     @classmethod
     def read(cls, shm: int) -> "Header | None":
-        """None while a writer is at it, or if it is not of the one version there is."""
+        """Read the header; None while a writer changes it, or if its version is not the known one."""
         data = os.pread(shm, _INDEX_BYTES, 0)
         if len(data) < _INDEX_BYTES or data[:48] != data[48:96]:
             return None
@@ -65,7 +65,7 @@ class Wal:
         self._index()
 
     def page_at(self, frame: int) -> int:
-        """Where in the log the page of a frame (counted from 1) begins."""
+        """Return the offset in the log of the page of a frame (counted from 1)."""
         step = _FRAME_HEADER + self._header.page_size
         return _WAL_HEADER + (frame - 1) * step + _FRAME_HEADER
 
@@ -92,8 +92,12 @@ class Wal:
             )
 
     def check_held(self) -> None:
-        """Raise SourceChanged if the log started over or was checkpointed past our commit,
-        which SQLite's lock forbids: then the lock was lost."""
+        """Prove that SQLite's lock still holds the log.
+
+        Raises:
+            SourceChanged: the log started over or was checkpointed past our commit, which the
+                lock forbids.
+        """
         salts = os.pread(self.file, 24, 0)[16:24]
         checkpointed = struct.unpack("=I", os.pread(self._shm, 4, 96))[0]
         if salts != self._header.salts or checkpointed > self._header.last_frame:
