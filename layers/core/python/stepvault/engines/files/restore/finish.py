@@ -33,6 +33,10 @@ class Finish:
         self._metadata = Metadata(job)
         self._failures = Failures(job)
         self._failed = set(stage.names(staging.FAILED))
+        self._pieces_of: Line | None = None
+        """A file of which not all pieces have been met yet,"""
+        self._pieces_size = 0
+        """and the bytes of those that have."""
         self._failed_pieces = {name.partition(b"-")[0] for name in self._failed}
         stage.load_modes()
 
@@ -44,6 +48,8 @@ class Finish:
             line = index.parse(raw)
             while above and not _within(line.path, above[-1].path):
                 self._finish_directory(above.pop())
+            if self._pieces_of and line.path != self._pieces_of.path:
+                self._end_pieces()
             if line.kind == index.DIRECTORY:
                 with self._failures.of("directory", line.path):
                     self._target.make(line.path)
@@ -54,6 +60,7 @@ class Finish:
             elif line.kind == index.PIECE:
                 with self._failures.of("file", line.path):
                     count += self._join(line)
+        self._end_pieces()
         root = above[0] if above and above[0].path == ROOT else None
         for line in reversed(above[1:] if root else above):
             self._finish_directory(line)
@@ -140,12 +147,16 @@ class Finish:
         return self._target.parent(line.link)
 
     def _join(self, line: Line) -> int:
-        """Give a file that came in pieces its name; return 0 if it has it already."""
+        """Take account of a piece; with the last one give the file its name."""
+        start, end = map(int, line.link.split(b"-"))
+        self._pieces_size += end - start
+        if self._pieces_size < line.size:
+            self._pieces_of = line
+            return 0
+        self._pieces_of, self._pieces_size = None, 0
         staged = staging.hidden_name(line.path)
-        if staged in self._failed_pieces or staging.failed_pack(line.pack) in self._failed:
+        if staged in self._failed_pieces:
             self._failures.report("file", line.path, _NOT_RESTORED)
-            with suppress(FileNotFoundError):
-                self._staging.discard(self._staging.existing(staging.PIECES), staged)
             return 0
         try:
             folder = self._staging.existing(staging.PIECES)
@@ -160,6 +171,15 @@ class Finish:
             os.close(descriptor)
         self._target.put(staged, folder, line.path)
         return 1
+
+    def _end_pieces(self) -> None:
+        """Refuse a file of which the backup lacks a piece: the rest of it would look whole."""
+        line, self._pieces_of, self._pieces_size = self._pieces_of, None, 0
+        if line is None:
+            return
+        if not self._failures.keep_going:
+            raise BackupTampered(f"the backup lacks a part of {show(line.path)!r}")
+        self._failures.report("file", line.path, "the backup lacks a part of it")
 
 
 def _within(path: bytes, directory: bytes) -> bool:

@@ -75,8 +75,15 @@ class PackTask:
             return self._restore(lines, folder)
         except BackupTampered as error:
             self._failures.pack(self._pack.name, lines.count, error)
-            self._staging.mark_failed(staging.failed_pack(self._number))
+            self._mark_failed(lines)
             return Counts(files=0)
+
+    def _mark_failed(self, lines: Lines) -> None:
+        """Tell the last task what is missing for hard links and files in pieces."""
+        self._staging.mark_failed(staging.failed_pack(self._number))
+        for line in map(index.parse, lines):
+            if line.kind == index.PIECE:
+                self._staging.mark_failed(staging.failed_piece(line.path, self._number))
 
     def _is_in_place(self, line: Line) -> bool:
         """Whether an earlier attempt came as far as that: it moves only what is complete."""
