@@ -58,11 +58,10 @@ class Server(ABC):
         self.stop(self.last_signal)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
 
     @property
     def folder(self) -> Path:
-        """The server's own folder, from the first start to the end of the ``with`` block."""
+        """The server's own folder, made at the first start, removed at the end of the block."""
         assert self._folder is not None, f"{self.title} was not started"
         return self._folder
 
