@@ -32,3 +32,11 @@ def test_every_word_of_the_steps_is_a_file() -> None:
     assert missing == []
     for name in re.findall(r"`((?:backup|tree|format|restore)/\w+)`", PAGE):
         assert (core / "engines/files" / f"{name}.py").exists(), name
+
+
+def test_the_rights_of_every_function_are_explained() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)(?:_<engine>)?` \|", (ROOT / "SECURITY.md").read_text(), re.MULTILINE
+    )
+    functions = {path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__"}
+    assert set(rows) == functions
