@@ -1,4 +1,4 @@
-"""What is measured of Stepvault: a whole source by its own path, plan, units, seal.
+"""Back up a whole source by Stepvault's own path: plan, units, seal. This is what is measured.
 
 A program of its own, so that what the harness imports is not measured.
 """
@@ -18,7 +18,7 @@ from stepvault.settings import Config
 
 
 def run_id(source: str, turn: int) -> str:
-    """The run of a turn."""
+    """Return the id of a turn's run."""
     execution = _execution(source, turn)
     return keys.run_id(execution.started, execution.name)
 

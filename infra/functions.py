@@ -151,7 +151,7 @@ class Functions(Construct):
         )
 
     def _back_up(self, engine: str, postgres: list[str]) -> lambda_.Function:
-        """The function that backs up sources of the engine, and may reach only those."""
+        """Make the function that backs up sources of the engine, and may reach only those."""
         access = Access(Stack.of(self))
         sources = [s for s in self._settings.sources if s.engine == engine]
         return self._function(

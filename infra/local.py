@@ -33,6 +33,7 @@ class Platform:
         return None
 
     def architecture(self, settings: Settings) -> str:
+        """Name the processor of the functions."""
         return settings.architecture
 
     def environment(self, layers: list[Path]) -> dict[str, str]:  # noqa: ARG002
@@ -51,15 +52,18 @@ class Emulator(Platform):
     away_attempts: int = 3
 
     def synthesizer(self) -> IStackSynthesizer | None:
+        """Use one bucket instead of the bootstrap stack."""
         # One bucket instead of the whole bootstrap stack, whose roles the emulator would not
         # ask for: saves ten seconds.
         return CliCredentialsStackSynthesizer(file_assets_bucket_name=LOCAL_ASSETS)
 
     def architecture(self, settings: Settings) -> str:  # noqa: ARG002
+        """Name this machine's processor."""
         # The functions run on this machine's processor.
         return "arm64" if machine.machine() in {"arm64", "aarch64"} else "x86_64"
 
     def environment(self, layers: list[Path]) -> dict[str, str]:
+        """Point the functions at the built layers in place."""
         # The emulator unzips layers at each cold start and loses their exec bits: the
         # functions use the built folders in place.
         return {
@@ -71,4 +75,5 @@ class Emulator(Platform):
 
 
 def platform(local: bool) -> Platform:
+    """Choose the emulator or AWS."""
     return Emulator() if local else Platform()

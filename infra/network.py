@@ -28,7 +28,7 @@ class Network(Construct):
             self._groups = [group.attr_group_id]
 
     def grants(self, *, writes: bool = False) -> list[Allow]:
-        """What a role needs to run there."""
+        """Grant what a role needs to run there."""
         grants = []
         if self._chosen.subnet_ids:
             grants.append(

@@ -156,7 +156,7 @@ def _wildcards(scope: Construct, grant: Allow) -> list[str]:
 
 
 def _flatten(value: Any) -> str:
-    """A resolved CloudFormation value in cdk-nag's notation: ``<VaultBucket.Arn>/runs/*``."""
+    """Write a resolved CloudFormation value in cdk-nag's notation: ``<VaultBucket.Arn>/runs/*``."""
     match value:
         case str():
             return value

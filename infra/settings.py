@@ -48,6 +48,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Schedule:
+    """When a run of which sources starts."""
+
     name: str
     when: str
     timezone: str
@@ -62,6 +64,8 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Network:
+    """Where the functions run."""
+
     vpc_id: str | None
     subnet_ids: tuple[str, ...]
     security_group_ids: tuple[str, ...]
@@ -83,12 +87,16 @@ class Vault:
 
 @dataclass(frozen=True)
 class Notifications:
+    """Who hears of alarms."""
+
     email: tuple[str, ...]
     topic_arn: str | None
 
 
 @dataclass(frozen=True)
 class Settings:
+    """All of it."""
+
     sources: tuple[Place, ...]
     targets: tuple[Place, ...]
     schedules: tuple[Schedule, ...]
@@ -121,7 +129,7 @@ class Settings:
 
 
 def load(config: Path) -> Settings:
-    """Settings of that stepvault.toml, checked by the runtime.
+    """Read the settings of that stepvault.toml, checked by the runtime.
 
     Raises:
         SettingsError: with every mistake in the file, as the checker words them.
@@ -139,7 +147,7 @@ def load(config: Path) -> Settings:
 
 
 def parse(document: str) -> Settings:
-    """Settings from the checker's JSON."""
+    """Read the settings from the checker's JSON."""
     raw = json.loads(document)
     return Settings(
         sources=tuple(_place(s) for s in raw["sources"]),
@@ -174,6 +182,6 @@ def _place(raw: dict[str, Any]) -> Place:
 
 
 def _pick[T](kind: type[T], raw: dict[str, Any]) -> T:
-    """The dataclass filled from the keys of its own names; lists become tuples."""
+    """Fill the dataclass from the keys of its own names; lists become tuples."""
     values = {f.name: raw[f.name] for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

@@ -137,7 +137,7 @@ def machine(
     settings: Settings,
     more: list[Allow] | None = None,
 ) -> sfn.StateMachine:
-    """A state machine that may call those functions, read lists that match and fan out."""
+    """Make a state machine that may call those functions, read lists that match and fan out."""
     stack = Stack.of(scope)
     title = f"{stack.stack_name}-{name}"
     arn = f"arn:{stack.partition}:states:{stack.region}:{stack.account}"

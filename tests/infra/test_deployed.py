@@ -9,7 +9,6 @@ import io
 import json
 import re
 import sqlite3
-import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,7 @@ import boto3
 import pytest
 
 from devtools import emulator
+from devtools.timer import wait_until
 from stepvault import keys
 from tests.infra.synth import HERE
 
@@ -89,12 +89,12 @@ class Deployed:
     def ended(self, arn: str) -> dict[str, Any]:
         """The execution, when it has ended."""
         steps = self.client("stepfunctions")
-        for _ in range(600):
-            execution: dict[str, Any] = steps.describe_execution(executionArn=arn)
-            if execution["status"] != "RUNNING":
-                return execution
-            time.sleep(0.1)
-        raise AssertionError(f"{arn} did not end")
+
+        def execution() -> dict[str, Any] | None:
+            described: dict[str, Any] = steps.describe_execution(executionArn=arn)
+            return None if described["status"] == "RUNNING" else described
+
+        return wait_until(execution, f"the end of {arn}", seconds=60, pause=0.1)
 
 
 def make_database(path: Path) -> None:

@@ -28,7 +28,7 @@ _CRON: tuple[tuple[str, int, int, Sequence[str], str], ...] = (
 
 
 def problem(expression: str) -> str | None:
-    """What is wrong with the expression and how to write it; None if nothing is."""
+    """Say what is wrong with the expression and how to write it; None if nothing is."""
     form = re.fullmatch(r"(rate|cron|at)\((.*)\)", expression)
     if form is None:
         return "write rate(1 day), cron(0 3 * * ? *) or at(2026-12-31T23:00:00)"

@@ -40,6 +40,7 @@ def unusual(result: SourceResult, earlier: Sequence[int]) -> str | None:
     """Say how a backup's size is unlike the earlier ones'; None if it is like them.
 
     Args:
+        result: of the new backup.
         earlier: raw bytes of the source's sealed backups before it.
     """
     if result.status != "sealed" or len(earlier) < LEAST:

@@ -137,7 +137,7 @@ def restore_plan(restore: str, stage: str) -> str:
 
 
 def unrestored(restore: str, stage: str, task: str) -> str:
-    """What the task left out or could not put back; written only if there is something."""
+    """Name what the task left out or could not put back; written only if there is something."""
     # A task's id is the engine's own, and may hold what no key should.
     digest = hashlib.sha256(task.encode()).hexdigest()[:16]
     return f"{unrestored_prefix(restore)}{stage}-{digest}.jsonl"
@@ -149,7 +149,7 @@ def unrestored_prefix(restore: str) -> str:
 
 
 def restore_report(restore: str) -> str:
-    """What a restore as a whole left out."""
+    """Name the report of what a restore as a whole left out."""
     return f"{RESTORES}{restore}/report.json"
 
 

@@ -83,6 +83,9 @@ def check(
     """Say when the run was due that is overdue, or None, with what is known of the schedule now.
 
     Args:
+        schedule: as it is configured.
+        state: what is known of it.
+        now: the moment to check for.
         newest_sealed: gives the start of the newest run, not before a moment, that sealed a source;
             asked only when what is known does not answer.
     """
@@ -110,6 +113,8 @@ def latest_due(schedule: Schedule, since: datetime, now: datetime) -> datetime |
     """Give the latest moment at which a run was due that should have sealed something by now.
 
     Args:
+        schedule: as it is configured.
+        now: the moment to check for.
         since: runs due before it do not count.
     """
     if schedule.window_hours == 0 or schedule.expression.startswith("at("):

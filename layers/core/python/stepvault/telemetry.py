@@ -144,6 +144,8 @@ def _publish(
     """Write one EMF line; Powertools adds the service as a dimension.
 
     Args:
+        dimensions: beside the service and the stack.
+        values: metric to its unit and value.
         about: what the line says beside, at no cost: it is no dimension.
     """
     metrics = EphemeralMetrics()
