@@ -114,7 +114,7 @@ class RunFollower:
         return sources
 
     def _plan(self) -> tuple[dict[str, list[Unit]], list[SourceProgress]]:
-        """The units by source that are planned by now, and the sources that are not."""
+        """Return the units by source that are planned by now, and the sources that are not."""
         whole = self._units is None and self._vault.units(self._run)
         if self._units is None:
             units: dict[str, list[Unit]] = {}

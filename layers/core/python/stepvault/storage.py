@@ -103,6 +103,13 @@ def etag(header: str | None) -> str | None:
     return (header or "").strip('"') or None
 
 
+def cut_off_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where a connection breaks inside the body of an answer."""
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+    return OSError, IncompleteReadError, ResponseStreamingError
+
+
 @contextmanager
 def vault_errors(bucket: str) -> Iterator[None]:
     """Turn AWS's errors about the vault into ours.
