@@ -16,6 +16,7 @@ from rich.live import Live
 
 from stepvault import errors, keys
 from stepvault.catalog import Vault
+from stepvault.plan import sources_to_plan
 from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.restore import STAGES
 from stepvault_cli import aws
@@ -98,25 +99,37 @@ class RunFollower:
         )
 
     def _look_at_sources(self, execution: aws.Execution | None) -> list[SourceProgress]:
-        if self._units is None:
-            planned = self._vault.units(self._run)
-            if planned is None:
-                return []
-            self._units = {}
-            for unit in planned:
-                self._units.setdefault(unit.source.name, []).append(unit)
+        planned, planning = self._plan()
         since = keys.run_started(self._run)
         if execution:
             since = execution.redriven or execution.started
         failures = [f for f in self._vault.failures(self._run) if f.at >= since]
         with ThreadPoolExecutor(8, thread_name_prefix="follow") as pool:
             look = partial(self._look_at_source, failures=failures)
-            sources = list(pool.map(look, self._units.values()))
+            sources = [*pool.map(look, planned.values()), *planning]
         items = aws.items(execution.arn) if execution else aws.Items()
         if items.running and not items.pending:
             # Nothing waits any more: a source without bytes is being read.
             return [replace(s, state="running") if s.state == "waiting" else s for s in sources]
         return sources
+
+    def _plan(self) -> tuple[dict[str, list[Unit]], list[SourceProgress]]:
+        """Return the units by source that are planned by now, and the sources that are not."""
+        whole = self._units is None and self._vault.units(self._run)
+        if self._units is None:
+            units: dict[str, list[Unit]] = {}
+            for unit in whole or self._vault.units_so_far(self._run):
+                units.setdefault(unit.source.name, []).append(unit)
+            if whole is None:
+                planning = [
+                    SourceProgress(
+                        name=task.source.name, engine=task.source.engine, state="planning", units=0
+                    )
+                    for task in sources_to_plan(self._vault, self._run)
+                ]
+                return units, planning
+            self._units = units
+        return self._units, []
 
     def _look_at_source(self, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceProgress:
         source, vault = units[0].source, self._vault

@@ -99,6 +99,14 @@ def call(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
     return run
 
 
+def planned(call: Call, vault: Vault) -> dict[str, Any]:
+    """The state of the Backup machine once all is planned."""
+    state = call("plan", event("plan"))
+    for line in (vault.get(state["planning"]["key"]) or b"").splitlines():
+        call("plan_source", json.loads(line))
+    return state | call("collect_units", state)
+
+
 def test_every_function_has_an_event_and_every_event_a_reader() -> None:
     functions = {p.stem for p in (ROOT / "functions").glob("*.py")} - {"__init__"}
     assert functions == set(env.FUNCTIONS)
@@ -119,7 +127,7 @@ def test_the_postgres_event_is_a_valid_unit() -> None:
 def test_a_run_passes_from_function_to_function_and_back(
     call: Call, vault: Vault, tmp_path: Path
 ) -> None:
-    state = call("plan", event("plan"))
+    state = planned(call, vault)
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 1)
     for kind in ("databases", "files"):
         for line in (vault.get(state[kind]["key"]) or b"").splitlines():
@@ -178,7 +186,7 @@ def test_what_is_overdue_leaves_as_a_metric_of_its_schedule(
 def test_seal_fails_the_run_when_a_source_is_missing_but_seals_the_rest(
     call: Call, vault: Vault
 ) -> None:
-    state = call("plan", event("plan"))
+    state = planned(call, vault)
     call("back_up", json.loads(vault.get(state["databases"]["key"]) or b""))
     with pytest.raises(SourcesFailed, match="uploads"):
         call("seal", event("seal"))

@@ -72,6 +72,8 @@ def back_up(
     settle_memory()
     started = datetime.now(UTC)
     try:
+        if unit.unplanned:
+            raise _unplanned(unit)
         receipt = _store_unit(unit, vault, started, deadline, governor, limits, rivals)
     except _Overtaken as overtaken:
         return overtaken.receipt
@@ -362,6 +364,15 @@ def _receipt(
         warnings=list(warnings),
         skipped=skipped,
         profile=profile or Profile(),
+    )
+
+
+def _unplanned(unit: Unit) -> OutOfTime:
+    return OutOfTime(
+        f"Planning {unit.source.name} was cut off: its function ran out of time or memory, as the "
+        "log of plan_source says",
+        f"Raise limits.memory.{unit.source.engine}, leave folders out, or make several sources of "
+        "it; then finish the run, which plans it again",
     )
 
 

@@ -389,14 +389,26 @@ class Vault:
         self.put(keys.summary(summary.run_id), _json(summary))
 
     def units(self, run: str) -> list[Unit] | None:
-        """Return every unit of the run's plan; None if the plan is missing or not complete."""
-        kinds: tuple[Kind, ...] = ("databases", "files")
-        bodies = [self.get(keys.plan(run, kind)) for kind in kinds]
-        whole = [body for body in bodies if body is not None]  # each is written, if only empty
-        if len(whole) < len(kinds):
-            return None
-        lines = [line for body in whole for line in body.splitlines()]
-        return [Unit.model_validate_json(line) for line in lines]
+        """Give every unit of the run's plan; None if it was not planned, or not to the end."""
+        lists = self._unit_lists(run)
+        return None if None in lists else [unit for units in lists for unit in units or ()]
+
+    def units_so_far(self, run: str) -> list[Unit]:
+        """Give the units that are planned by now."""
+        return [unit for units in self._unit_lists(run) for unit in units or ()]
+
+    def _unit_lists(self, run: str) -> list[list[Unit] | None]:
+        kinds: tuple[Kind, ...] = ("databases", "files")  # each is written, if only empty
+        return [self.lines(keys.plan(run, kind), Unit) for kind in kinds]
+
+    def source_units(self, run: str, source: str) -> list[Unit] | None:
+        """Give the units of a source that is planned by itself; None if it is not planned yet."""
+        return self.lines(keys.source_units(run, source), Unit)
+
+    def lines(self, key: str, model: type[R]) -> list[R] | None:
+        """Give the records of an object of JSON lines; None if there is no such object."""
+        body = self.get(key)
+        return None if body is None else [model.model_validate_json(x) for x in body.splitlines()]
 
     def put_lines(self, key: str, records: Sequence[Record]) -> None:
         """Store records as JSON lines."""

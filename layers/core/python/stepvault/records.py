@@ -55,6 +55,8 @@ class Unit(Record):
     """Key of the batch's list of paths; None means the whole source."""
     estimated_bytes: int = 0
     estimated_files: int = 0
+    unplanned: bool = False
+    """The source's planning was cut off: there is nothing to back up yet, and the unit fails."""
 
 
 class Statistics(Record):

@@ -8,7 +8,7 @@ from stepvault import __version__, keys
 from stepvault.catalog import Listed, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
 from stepvault.history import with_unusual
-from stepvault.plan import RunInput, fan_out, unfinished
+from stepvault.plan import RunInput, hand_out, unfinished
 from stepvault.records import (
     Failure,
     Manifest,
@@ -49,7 +49,7 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
     if (units := vault.units(run)) is None:
         raise RunNotFound(f"No run {run!r} was planned in this vault", "See 'stepvault runs'")
     if request.redrive_count > request.attempt and (missing := unfinished(vault, units)):
-        state = fan_out(vault, run, missing, attempt=request.redrive_count, retry=True)
+        state = hand_out(vault, run, missing, attempt=request.redrive_count, retry=True)
         return None, {"status": "incomplete", **state}
     failures = vault.failures(run)
     by_source: dict[str, list[Unit]] = {}
