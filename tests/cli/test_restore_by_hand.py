@@ -66,7 +66,8 @@ def shell(script: str, folder: Path, **person: Any) -> str:
         **person,
     )
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    output: str = done.stdout
+    return output
 
 
 @pytest.fixture
