@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from stepvault import keys, plan
+from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.engines.files.backup import batches
@@ -24,6 +24,7 @@ from stepvault.seal import SealRequest, seal
 from stepvault.settings import Config
 from tests.cli.conftest import units
 from tests.engines.files import trees
+from tests.planning import whole_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "restore.md").read_text()
 
@@ -38,7 +39,7 @@ def commands(holding: str) -> str:
 def run(vault: Vault, config: Config, name: str, hour: int) -> str:
     started = datetime(2026, 11, 22, hour, tzinfo=UTC)
     request = RunRequest(execution=Execution(name=name, started=started))
-    for unit in units(vault, plan.plan(config, vault, request)):
+    for unit in units(vault, whole_plan(config, vault, request)):
         back_up(unit, vault)
     seal(vault, SealRequest(run_id=request.run_id))
     return request.run_id

@@ -47,12 +47,12 @@ def observed(handler: Handler) -> Handler:
 
 
 def deadline(context: LambdaContext) -> Deadline:
-    """The time Lambda still gives this invocation."""
+    """Return the time that Lambda still gives this invocation."""
     return Deadline(context.get_remaining_time_in_millis() / 1000)
 
 
 def governor(unit: Unit) -> Governor:
-    """A governor for this function's memory that warns in the log and as a metric."""
+    """Make a governor for this function's memory that warns in the log and as a metric."""
 
     def warn(used: int, limit: int) -> None:
         logger.warning("memory is over 80 % of the limit", used=used, limit=limit)

@@ -85,7 +85,7 @@ class Session:
     @cached_property
     def folds(self) -> bool:
         """Whether the server writes the names of databases and tables in lower case."""
-        return self.one("SELECT @@lower_case_table_names")[0] == 1
+        return bool(self.one("SELECT @@lower_case_table_names")[0] == 1)
 
     def fold(self, name: str) -> str:
         """Return the name of a database or table as the server writes it."""
