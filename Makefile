@@ -12,7 +12,7 @@ FIND_PYTHON = for p in python3.13 python3 $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}
 	if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then echo $$p; exit; fi; done; \
 	echo "Stepvault needs Python 3.13: install it, or 'pyenv install 3.13'" >&2; exit 1
 
-.PHONY: help setup demo test check lint types imports lock docs bench synth clean layers system
+.PHONY: help setup demo test unit coverage servers check lint types imports lock docs bench synth clean layers system
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -73,8 +73,12 @@ system:
 	  if [ -n "$$made" ]; then rm $$policy; fi; \
 	fi
 
+# Docstrings that name arguments, returns or yields which are not there; still a preview of ruff.
+DOCSTRINGS := --preview --select DOC102,DOC202,DOC403
+
 lint: .venv/.ready  ## Style, with ruff
 	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff check --quiet $(DOCSTRINGS) .
 	@.venv/bin/ruff format --quiet --check .
 
 types: .venv/.ready  ## Types, with mypy
@@ -87,19 +91,30 @@ imports: .venv/.ready  ## Import rules, with import-linter
 check: .venv/.ready  ## Lint, types, import rules, and cdk synth with cdk-nag
 	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint types imports synth
 
-# Warnings are errors: an annotation or a module that cannot be read stops it. Ruff's D and DOC
-# rules hold the docstrings themselves.
+# Warnings are errors: an annotation or a module that cannot be read stops it.
 DOCS := stepvault '!stepvault\.engines\.(?!base$$).+'
 docs: .venv/.ready  ## Render the API documentation to build/docs
-	@.venv/bin/ruff check --quiet --select D,DOC102,DOC202,DOC403 layers/core cli
+	@.venv/bin/ruff check --quiet $(DOCSTRINGS) layers cli
 	@rm -rf build/docs; $(PY) -W error -m pdoc --docformat google --output-directory build/docs $(DOCS)
 
-# Two processes: two cores. Files stay together, so that each starts its servers once.
-test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
+# Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
+PYTEST := .venv/bin/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+
+test: .venv/.ready system  ## Everything: checks, then all tests on real servers
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
+	@$(PYTEST)
+
+unit: .venv/.ready  ## The tests that need no server; under a minute
+	@$(PYTEST) -m "not server"
+
+coverage: .venv/.ready system servers  ## All tests, and the lines that no test runs: build/coverage
+	@$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+# What tests run on. After the layers, as on arm64 both build the same ones.
+servers: .venv/.ready layers
 	@$(PY) -c "from devtools import emulator; emulator.prepare(); emulator.build_layers()"
-	@$(PY) devtools/servers/postgres.py 18 15
+	@$(PY) devtools/servers/postgres.py 18 15 >/dev/null
 	@$(PY) devtools/servers/mysql.py
-	@.venv/bin/pytest -q -n 2 --dist loadfile
 
 bench: SYSTEM += restic:restic
 bench: .venv/.ready system  ## Compare with other tools; see bench/README.md

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stepvault import keys, plan
+from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.plan import RunRequest
@@ -18,6 +18,7 @@ from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
 from stepvault.settings import Config
 from tests.cli.conftest import units
+from tests.planning import whole_plan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "restore.md").read_text()
 
@@ -32,7 +33,7 @@ def commands(holding: str) -> str:
 def run(vault: Vault, config: Config, name: str, hour: int) -> str:
     started = datetime(2026, 11, 22, hour, tzinfo=UTC)
     request = RunRequest(execution=Execution(name=name, started=started))
-    for unit in units(vault, plan.plan(config, vault, request)):
+    for unit in units(vault, whole_plan(config, vault, request)):
         back_up(unit, vault)
     seal(vault, SealRequest(run_id=request.run_id))
     return request.run_id

@@ -3,16 +3,21 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from devtools.servers.mariadb import MariaDb
 from stepvault.engines.base import Connection
+from stepvault.engines.mysql.inventory import Column, Table, tables
+from stepvault.engines.mysql.rows import Plan, statements
+from stepvault.engines.mysql.session import connect
 from stepvault.engines.row_digest import Sums
 from stepvault.errors import (
     SourceUnsupported,
 )
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql import data
-from tests.engines.mysql.helpers import fails, globally
+from tests.engines.mysql.helpers import fails, globally, there_and_back
 from tests.engines.mysql.rig import MariaDbRig
 
 
@@ -67,3 +72,113 @@ def test_sums_see_swapped_values_and_ignore_order() -> None:
     assert of(b"1,'a'", b"2,'b'") != of(b"1,'b'", b"2,'a'")
     assert of(b"1", b"2").plus(of(b"3")) == of(b"1", b"2", b"3")
     assert Sums.parse(2, of(b"1", b"2").text()) == of(b"1", b"2")
+
+
+_TYPES = st.sampled_from(["int", "double", "varchar", "text", "longblob", "json", "geometry"])
+
+
+@given(st.lists(_TYPES, min_size=1, max_size=40))
+def test_ten_times_the_columns_make_ten_times_the_statement(types: list[str]) -> None:
+    def length(times: int) -> int:
+        columns = [Column(f"c{n:06d}", t, "utf8mb4", True) for n, t in enumerate(types * times)]
+        return len(Plan(Table("d", "t", "table", columns=columns)).select)
+
+    assert length(10) <= 10 * length(1) + 100
+
+
+#: The most memory that a connection's statements have taken on the server, in bytes.
+_PEAK = {
+    "mariadb": "SELECT max_memory_used FROM information_schema.processlist WHERE id = {}",
+    "mysql": "SELECT max_total_memory FROM performance_schema.threads WHERE processlist_id = {}",
+}
+
+
+def test_ten_times_the_columns_take_ten_times_the_servers_memory(
+    brand: str, rig: MariaDbRig
+) -> None:
+    name = rig.new_database()
+
+    def memory(count: int) -> int:
+        columns = ", ".join(f"q{n} TEXT" for n in range(count))
+        values = ", ".join(f"'answer {n}'" if n < 300 else "NULL" for n in range(count))
+        rig.server.sql(
+            f"CREATE TABLE survey{count} (id INT PRIMARY KEY, {columns}) ENGINE=MyISAM",
+            f"INSERT INTO survey{count} VALUES (1, {values})",
+            database=name,
+        )
+        session = connect(rig.as_root(name))
+        try:
+            table = next(t for t in tables(session, name) if t.name == f"survey{count}")
+            before = int(str(rig.server.sql(_PEAK[brand].format(session.id))[0][0]))
+            assert list(statements(session, table, "", Sums()))
+            peak = int(str(rig.server.sql(_PEAK[brand].format(session.id))[0][0]))
+        finally:
+            session.close()
+        return peak - before
+
+    # A statement quadratic in the columns would take a hundred times as much.
+    assert memory(2000) <= 15 * memory(200)
+
+
+def test_a_survey_of_a_thousand_questions_comes_back(rig: MariaDbRig, tmp_path: Path) -> None:
+    columns = ", ".join(f"q{n} {('TEXT', 'BLOB')[n % 7 == 0]}" for n in range(1000))
+
+    def values(length: int, filled: int) -> str:
+        return ", ".join(
+            f"REPEAT('{n % 10}', {length})" if n < filled else "NULL" for n in range(1000)
+        )
+
+    there_and_back(
+        rig,
+        tmp_path,
+        [
+            f"CREATE TABLE survey (id INT PRIMARY KEY, {columns}) ENGINE=MyISAM",
+            *(
+                f"INSERT INTO survey VALUES ({length}, {values(length, filled)})"
+                for length, filled in (
+                    (1, 1000),
+                    (16, 500),
+                    (70, 1000),
+                    (71, 1000),
+                    (5000, 40),
+                    (0, 9),
+                )
+            ),
+        ],
+    )
+
+
+def test_a_row_without_any_stored_value_is_counted_and_comes_back(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    result, _, restored = there_and_back(
+        rig,
+        tmp_path,
+        [
+            "CREATE TABLE computed (a INT AS (1 + 1) VIRTUAL, b INT AS (3) STORED)",
+            "INSERT INTO computed () VALUES (), (), ()",
+        ],
+    )
+    assert sum(o.rows or 0 for o in result.objects) == 3
+    assert rig.server.sql("SELECT * FROM computed", database=restored) == [(2, 3)] * 3
+
+
+def test_the_error_value_of_an_enum_is_not_taken_for_its_empty_member(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    """Without the member '' the server makes the error value of '' by itself."""
+    _, _, restored = there_and_back(
+        rig,
+        tmp_path,
+        [
+            "SET sql_mode = ''",
+            "CREATE TABLE e (id INT PRIMARY KEY, e ENUM('','a'), f ENUM('a','b'), s SET('x','y'))",
+            "INSERT INTO e VALUES (1, 0, 0, 0), (2, '', 'zz', 'zz'), (3, 'a', 'b', 'x'), (4, NULL, NULL, NULL)",
+        ],
+    )
+    assert rig.server.sql("SELECT e+0, f+0, s+0 FROM e ORDER BY id", database=restored) == [
+        (0, 0, 0),
+        (1, 0, 0),
+        (2, 2, 1),
+        (None, None, None),
+    ]

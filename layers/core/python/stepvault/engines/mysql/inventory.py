@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stepvault.engines.mysql.session import Session, literal, quote
-from stepvault.errors import SourceMissing
+from stepvault.errors import Permanent, SourceMissing
 
 _SYSTEM = ("information_schema", "performance_schema", "mysql", "sys")
 #: Engines whose rows live in other tables or on other servers.
@@ -21,6 +21,8 @@ _KINDS = {
 }
 
 
+#: How MariaDB shows a folder in its data directory that is not a database.
+_FOLDER = "#mysql50#"
 _CREATED = "COALESCE(create_time, '')"
 
 
@@ -34,6 +36,8 @@ class Column:
     charset: str | None
     stored: bool
     """False: the server computes its values."""
+    empty_member: bool = False
+    """An ENUM with the member '', which is not its error value 0."""
 
 
 @dataclass
@@ -57,6 +61,8 @@ class Table:
     """Columns of the primary key."""
     created: str = ""
     """When the server created it; tells it from a later table of the same name."""
+    counter: int = 0
+    """The next AUTO_INCREMENT value; 0 if there is none, or none but the first was needed."""
 
     @property
     def label(self) -> str:
@@ -85,8 +91,10 @@ def _fits(name: str, pattern: str) -> bool:
     return re.fullmatch("".join(parts), name, re.DOTALL) is not None
 
 
-def databases(session: Session, patterns: Sequence[str], default: str | None) -> list[str]:
-    """List the databases to back up.
+def databases(
+    session: Session, patterns: Sequence[str], default: str | None
+) -> tuple[list[str], list[str]]:
+    """List the databases to back up, and warnings about folders that are no databases.
 
     Args:
         session: the server.
@@ -97,10 +105,12 @@ def databases(session: Session, patterns: Sequence[str], default: str | None) ->
     Raises:
         SourceMissing: there is none.
     """
-    names = sorted(
+    schemata = sorted(
         str(r[0]) for r in session.rows("SELECT schema_name FROM information_schema.schemata")
     )
+    names = [d for d in schemata if not d.startswith(_FOLDER)]
     users = [d for d in names if d.lower() not in _SYSTEM]
+    folders = [d.removeprefix(_FOLDER) for d in schemata if d not in names]
     if patterns:
         # A wildcard matches only the users' databases; a system database must be named exactly.
         chosen = [
@@ -108,7 +118,7 @@ def databases(session: Session, patterns: Sequence[str], default: str | None) ->
         ]
         wanted = f"database {', '.join(patterns)}"
     elif default:
-        chosen, wanted = [d for d in names if d == default], f"database {default}"
+        chosen, wanted = [d for d in names if d == session.fold(default)], f"database {default}"
     else:
         chosen, wanted = users, "database of a user"
     if not chosen:
@@ -116,24 +126,33 @@ def databases(session: Session, patterns: Sequence[str], default: str | None) ->
             f"{session.address} has no {wanted}",
             f"Choose among {', '.join(users) or 'none that this user may see'}, or grant the user access",
         )
-    return chosen
+    meant = [f for f in folders if not patterns or any(_fits(f, p) for p in patterns)]
+    return chosen, [
+        f"folder {f} in the server's data directory is no database: it is not in the backup"
+        for f in (meant if patterns or not default else ())
+    ]
 
 
 def tables(session: Session, database: str) -> list[Table]:
-    """List the tables, views and sequences of a database by name, with columns and keys."""
-    where = literal(database)
+    """List the tables, views and sequences of a database by name, with columns and keys.
+
+    The server compares the names of databases without case and accents in its catalog, so the rows
+    of each query are filtered here.
+    """
+    database = session.fold(database)
+    where = f"WHERE table_schema = {literal(database)}"
     transactional = {
         str(name).lower()
         for name, yes in session.rows("SELECT engine, transactions FROM information_schema.engines")
         if yes == "YES"
     }
     by_name: dict[str, Table] = {}
-    for name, kind, engine, rows, size, created_at in session.rows(
-        "SELECT table_name, table_type, engine, COALESCE(table_rows, 0), COALESCE(data_length, 0),"
-        f" {_CREATED} FROM information_schema.tables WHERE table_schema = {where} ORDER BY table_name"
+    for schema, name, kind, engine in session.rows(
+        "SELECT table_schema, table_name, table_type, engine FROM information_schema.tables"
+        f" {where} ORDER BY table_name"
     ):
         engine_name = str(engine or "").lower()
-        if kind in _KINDS:
+        if schema == database and kind in _KINDS:
             by_name[name] = Table(
                 database,
                 name,
@@ -142,31 +161,63 @@ def tables(session: Session, database: str) -> list[Table]:
                 transactional=engine_name in transactional or kind == "VIEW",
                 elsewhere=engine_name in _ELSEWHERE,
                 versioned=kind == "SYSTEM VERSIONED",
-                rows=int(rows),
-                bytes=int(size),
-                created=str(created_at),
             )
-    for name, column, kind, charset, extra in session.rows(
-        "SELECT table_name, column_name, data_type, character_set_name, extra"
-        f" FROM information_schema.columns WHERE table_schema = {where} ORDER BY table_name, ordinal_position"
+    _add_statistics(session, where, by_name)
+    for schema, name, column, kind, charset, extra, full_type in session.rows(
+        "SELECT table_schema, table_name, column_name, data_type, character_set_name, extra,"
+        " IF(data_type = 'enum', column_type, '') FROM information_schema.columns"
+        f" {where} ORDER BY table_name, ordinal_position"
     ):
-        if name in by_name:
+        if schema == database and name in by_name:
             # In MySQL 8, DEFAULT_GENERATED only means that the default is an expression.
             computed = "GENERATED" in extra.upper().replace("DEFAULT_GENERATED", "")
-            by_name[name].columns.append(Column(column, kind.lower(), charset, not computed))
-    for name, column in session.rows(
-        "SELECT table_name, column_name FROM information_schema.statistics"
-        f" WHERE table_schema = {where} AND index_name = 'PRIMARY' ORDER BY table_name, seq_in_index"
+            empty = re.search(r"[(,]''[,)]", full_type) is not None
+            by_name[name].columns.append(Column(column, kind.lower(), charset, not computed, empty))
+    for schema, name, column in session.rows(
+        "SELECT table_schema, table_name, column_name FROM information_schema.statistics"
+        f" {where} AND index_name = 'PRIMARY' ORDER BY table_name, seq_in_index"
     ):
-        if name in by_name:
+        if schema == database and name in by_name:
             by_name[name].key.append(column)
     return list(by_name.values())
 
 
+def _add_statistics(session: Session, where: str, by_name: dict[str, Table]) -> None:
+    """Fill in sizes, times and counters, for which the server opens every table.
+
+    It fails on a FEDERATED table whose server does not answer; then each table that has its own
+    rows is asked for alone.
+    """
+    query = (
+        "SELECT table_schema, table_name, COALESCE(table_rows, 0), COALESCE(data_length, 0),"
+        f" {_CREATED}, COALESCE(auto_increment, 0) FROM information_schema.tables {where}"
+    )
+    try:
+        rows = session.rows(query)
+    except Permanent:
+        own = [t for t in by_name.values() if not t.elsewhere]
+        if len(own) == len(by_name):
+            raise
+        rows = [
+            row
+            for table in own
+            for row in session.rows(
+                f"{query} AND table_name = {literal(table.name)}", f"table {table.label}"
+            )
+        ]
+    for schema, name, estimate, size, created_at, counter in rows:
+        table = by_name.get(name)
+        if table is not None and schema == table.database:
+            table.rows, table.bytes = int(estimate), int(size)
+            table.created = str(created_at)
+            table.counter = int(counter) if int(counter) > 1 else 0
+
+
 def created(session: Session, table: Table) -> str:
     """Return when the table of that name was created; empty if there is none."""
-    row = session.one(
-        f"SELECT {_CREATED} FROM information_schema.tables"
+    rows = session.rows(
+        f"SELECT table_schema, table_name, {_CREATED} FROM information_schema.tables"
         f" WHERE table_schema = {literal(table.database)} AND table_name = {literal(table.name)}"
     )
-    return str(row[0]) if row else ""
+    name = (table.database, table.name)
+    return next((str(at) for *found, at in rows if tuple(found) == name), "")

@@ -10,6 +10,7 @@ import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import pymysql
@@ -48,6 +49,7 @@ _OPTIONAL_SETTINGS = (
     "show_create_table_skip_secondary_engine=0",  # MySQL 8
     "information_schema_stats_expiry=0",  # MySQL 8: current sizes and times, not cached ones
     "max_error_count=1024",  # warnings name the values that the server could not give exactly
+    "lc_messages='en_US'",
     "check_constraint_checks=0",  # MariaDB: a table may hold rows that are older than its CHECK
 )
 
@@ -79,6 +81,15 @@ class Session:
         if numbers is None:
             raise SourceUnsupported(f"{address} answers with server version {version!r}")
         self.number = tuple(int(n) for n in numbers.groups())
+
+    @cached_property
+    def folds(self) -> bool:
+        """Whether the server writes the names of databases and tables in lower case."""
+        return bool(self.one("SELECT @@lower_case_table_names")[0] == 1)
+
+    def fold(self, name: str) -> str:
+        """Return the name of a database or table as the server writes it."""
+        return name.lower() if self.folds else name
 
     def rows(self, sql: str, what: str = "") -> list[tuple[Any, ...]]:
         """Return all rows of a small result.

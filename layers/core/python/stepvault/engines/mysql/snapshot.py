@@ -29,7 +29,7 @@ from stepvault.engines.mysql import definitions, privileges, ranges
 from stepvault.engines.mysql.consistency import Moment, freeze, gtid_at
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
 from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
-from stepvault.engines.mysql.rows import statements
+from stepvault.engines.mysql.rows import FORM, statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.session import Session, blocking, connect, server_of
 from stepvault.engines.row_digest import Sums
@@ -67,7 +67,7 @@ class Rows:
     def result(self) -> Counts:
         """Return the number of rows and the hash of their content."""
         facts = {"kind": "data", "database": self.table.database, "name": self.table.name}
-        return Counts(rows=self.sums.rows, facts={**facts, "hash": self.sums.text()})
+        return Counts(rows=self.sums.rows, facts={**facts, "hash": self.sums.text(), "form": FORM})
 
 
 class MySqlSnapshot:
@@ -95,7 +95,9 @@ class MySqlSnapshot:
 
     def _open(self) -> None:
         control = self._control = self._connect()
-        self._databases = databases(control, self._source.databases, self._connection.database)
+        self._databases, self.warnings = databases(
+            control, self._source.databases, self._connection.database
+        )
         for database in self._databases:
             self._check_privileges(control, database)
         for _ in range(3):

@@ -1,4 +1,4 @@
-"""What PostgreSQL says, in Stepvault's error classes, each with its next step."""
+"""Turn PostgreSQL's errors into Stepvault's, each with its next step."""
 
 import re
 
@@ -58,7 +58,7 @@ _BY_STATE: dict[str, tuple[_Kind, str]] = {
     "0A000": (SourceUnsupported, "The server does not know this feature"),
 }
 
-#: What libpq and the server say before there is an SQLSTATE, to the same.
+#: Messages of libpq and the server that come without an SQLSTATE, to the SQLSTATE they stand for.
 _BY_TEXT: tuple[tuple[str, str], ...] = (
     (r"password authentication failed|no password supplied|authentication failed", "28"),
     (r"no pg_hba\.conf entry", "28"),
@@ -82,30 +82,30 @@ _STATE = re.compile(r"(?:ERROR|FATAL|PANIC):  ([0-9A-Z]{5}): ")
 def from_connecting(
     error: psycopg.Error, connection: Connection, database: str | None
 ) -> StepvaultError:
-    """Why a connection could not be made."""
+    """Explain why a connection could not be made."""
     return _of_connecting(str(error), connection, database)
 
 
 def from_server(error: psycopg.Error, what: str) -> StepvaultError:
-    """Why the server refused what we were doing."""
+    """Explain why the server refused a statement; ``what`` begins the message."""
     text = _one_line(error.diag.message_primary or str(error))
     state = error.sqlstate or _state_of(text) or "08"
     kind, fix = _class_of(state)
     return kind(f"{what}: {text}", fix)
 
 
-def from_program(program: str, said: str, connection: Connection) -> StepvaultError:
-    """Why pg_dump, pg_restore or psql failed, from its stderr."""
-    if "connection to server" in said and "failed:" in said:
-        return _of_connecting(said, connection, None)
-    stated = _STATE.search(said)
-    state = stated[1] if stated else _state_of(said)
-    if "row-level security policy" in said:
+def from_program(program: str, message: str, connection: Connection) -> StepvaultError:
+    """Explain why pg_dump, pg_restore or psql failed, from its standard error."""
+    if "connection to server" in message and "failed:" in message:
+        return _of_connecting(message, connection, None)
+    stated = _STATE.search(message)
+    state = stated[1] if stated else _state_of(message)
+    if "row-level security policy" in message:
         state = "RLS"
-    if re.search(r'security label provider ".*" is not loaded', said):
+    if re.search(r'security label provider ".*" is not loaded', message):
         state = "LABEL"
-    text = _one_line(_STATE.sub("", _NOISE.sub("", said)))
-    if re.search(r"server closed the connection|connection to server was lost", said):
+    text = _one_line(_STATE.sub("", _NOISE.sub("", message)))
+    if re.search(r"server closed the connection|connection to server was lost", message):
         state = "08"
     if state is None:
         return SourceUnsupported(
@@ -115,8 +115,8 @@ def from_program(program: str, said: str, connection: Connection) -> StepvaultEr
     return kind(f"{program} failed: {text}", fix)
 
 
-def _of_connecting(said: str, connection: Connection, database: str | None) -> StepvaultError:
-    text = _one_line(re.sub(r'connection to server [^"]*"[^"]*"[^:]*failed: ', "", said))
+def _of_connecting(message: str, connection: Connection, database: str | None) -> StepvaultError:
+    text = _one_line(re.sub(r'connection to server [^"]*"[^"]*"[^:]*failed: ', "", message))
     where = f"{connection.host}:{connection.port or 5432}"
     state = _state_of(text)
     if state is not None:
@@ -150,9 +150,9 @@ def _one_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.strip().splitlines() if line.strip())[:2000]
 
 
-def short(table: str, said: int, seen: int) -> ShortRead:
-    """The server counted other rows than arrived."""
+def short(table: str, sent: int, arrived: int) -> ShortRead:
+    """Say that fewer or more rows arrived than the server counted."""
     return ShortRead(
-        f"the server sent {said} rows of {table}, {seen} arrived",
+        f"the server sent {sent} rows of {table}, {arrived} arrived",
         "Try again; if it happens again, look at the network between function and server",
     )

@@ -1,6 +1,6 @@
-"""Extensions' configuration tables: rows of the user's in tables that CREATE EXTENSION makes.
+"""Compare extensions' configuration tables: the user's rows in tables of CREATE EXTENSION.
 
-The extension says in a condition which rows are not its script's own; these pg_dump writes.
+The extension declares in a condition which rows are not of its own script; pg_dump writes those.
 """
 
 import re
@@ -11,7 +11,7 @@ from psycopg import Connection as Session
 
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import failures, restore, target
+from stepvault.engines.postgres import errors, restore, target
 from stepvault.engines.postgres.reader import Content
 from stepvault.engines.postgres.toc import Entry, Toc
 from stepvault.engines.row_digest import Sums
@@ -24,15 +24,15 @@ _COPY = re.compile(rb"COPY (%b\.%b) (?:\((.*)\) )?FROM stdin;\n" % (_NAME, _NAME
 def differences(
     job: RestoreJob, opened: Session, archive: Toc, chosen: Sequence[Entry]
 ) -> list[str]:
-    """What the target's configuration tables hold otherwise than the backup does."""
+    """List where the target's configuration tables differ from the backup."""
     stored = {o.name: o for o in job.objects}
     conditions = target.conditions(opened)
-    found = []
+    lines = []
     for entry in chosen:
         data = stored.get(archive.data_file(entry) or "")
         if entry.kind == b"TABLE DATA" and data and "fingerprint" not in data.facts:
-            found += _difference(job, opened, entry, data, conditions)
-    return found
+            lines += _difference(job, opened, entry, data, conditions)
+    return lines
 
 
 def _difference(
@@ -49,7 +49,7 @@ def _difference(
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return [f"table {name} is missing"]
     except psycopg.Error as error:
-        raise failures.from_server(error, f"cannot compare {name}") from error
+        raise errors.from_server(error, f"cannot compare {name}") from error
     wanted = _wanted(job, stored)
     if there.rows != wanted.rows:
         return [f"table {name} holds {there.rows} rows of the user's instead of {wanted.rows}"]
@@ -59,7 +59,7 @@ def _difference(
 
 
 def _there(opened: Session, entry: Entry, condition: bytes) -> Sums:
-    """The target's rows, as pg_dump would write them."""
+    """Digest the target's rows, as pg_dump would write them."""
     match = _COPY.fullmatch(entry.copy or b"")
     if match is None:
         raise AssertionError(f"pg_dump loads {entry.label} in another way: {entry.copy!r}")
@@ -73,7 +73,7 @@ def _there(opened: Session, entry: Entry, condition: bytes) -> Sums:
 
 
 def _wanted(job: RestoreJob, stored: StoredObject) -> Sums:
-    """The backup's rows."""
+    """Digest the backup's rows."""
     content = Content()
     blocks = job.read(stored)
     if stored.name.endswith(".zst"):

@@ -14,7 +14,7 @@ from stepvault.engines.postgres import engine
 from stepvault.errors import SourceBusy, SourceDenied, TargetNotEmpty
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, new_database, source
-from tests.engines.postgres.test_live import meanwhile
+from tests.engines.postgres.test_freeze import meanwhile
 
 CONTROL = "default_version = '1.0'\nrelocatable = true\n"
 #: Rows that the script makes itself are not the user's, which is what the condition says.
@@ -42,7 +42,7 @@ class Extended(PostgresServer):
     """A server with the extension ``zoned`` in an installation folder of its own."""
 
     def _reachable(self, home: Path) -> Path:
-        copy = self.directory / "home"
+        copy = self.folder / "home"
         shutil.copytree(home, copy)
         folder = next(copy.glob("share/**/extension"))
         (folder / "zoned.control").write_text(CONTROL)
