@@ -72,7 +72,7 @@ def without_effect(patterns: Sequence[str]) -> list[str]:
 
 
 def _certain_parents(line: str) -> list[bytes]:
-    """The directories that hold all that an anchored pattern can match, as far as it names them."""
+    """Return the directories that hold all that an anchored pattern can match, as far as it names them."""
     segments = line.rstrip(" ").removeprefix("!").removesuffix("/").split("/")
     if segments and not segments[0]:
         del segments[0]
