@@ -9,7 +9,7 @@ import pytest
 from stepvault import engines as engines_package
 from stepvault import keys, plan
 from stepvault.backup import back_up
-from stepvault.catalog import Listed, Vault
+from stepvault.catalog import Vault
 from stepvault.engines.base import PlanJob, UnitDraft
 from stepvault.errors import (
     ConfigInvalid,
@@ -21,6 +21,7 @@ from stepvault.errors import (
     SourceUnreachable,
     StorageUnavailable,
 )
+from stepvault.objects import Listed
 from stepvault.plan import RunInput, RunRequest
 from stepvault.records import Execution, Manifest, StoredObject, Summary, Unit
 from stepvault.seal import SealRequest, complain, seal

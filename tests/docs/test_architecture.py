@@ -1,57 +1,42 @@
-"""docs/architecture.md tells the floors as the imports are."""
+"""docs/architecture.md tells the floors as the import rules have them, and files that exist."""
 
 import re
+import tomllib
 from pathlib import Path
 
-import grimp
-import pytest
-
-PAGE = (Path(__file__).parents[2] / "docs" / "architecture.md").read_text()
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
 
 
-@pytest.fixture(scope="module")
-def imports() -> grimp.ImportGraph:
-    """Every import of the core; an engine's modules count as the engine."""
-    graph = grimp.build_graph("stepvault")
-    for module in sorted(graph.modules):
-        if re.fullmatch(r"stepvault\.engines\.\w+", module) and graph.find_children(module):
-            graph.squash_module(module)
-    return graph
-
-
-def floors() -> dict[str, int]:
-    """Module to the number of its floor, as the page's table says."""
+def test_the_floors_are_those_of_the_import_rules() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = project["tool"]["importlinter"]["contracts"]
+    (rules,) = [c for c in contracts if c.get("containers") == ["stepvault"]]
     section = PAGE.split("## Floors")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (\d) \| ((?:`[\w.]+` ?)+)\|", section, re.MULTILINE)
-    return {f"stepvault.{m}": int(floor) for floor, names in rows for m in names[1:-2].split("` `")}
-
-
-def test_every_module_has_a_floor(imports: grimp.ImportGraph) -> None:
-    assert set(floors()) == imports.modules - {"stepvault", "stepvault.engines"}
-
-
-def test_no_module_imports_from_a_higher_floor(imports: grimp.ImportGraph) -> None:
-    floor = floors()
-    upward = [
-        f"{module} imports {imported}"
-        for module in floor
-        for imported in imports.find_modules_directly_imported_by(module)
-        if floor.get(imported, 0) > floor[module]
+    rows = re.findall(r"^\| \d+ \| ((?:`\w+` )+)\|", section, re.MULTILINE)
+    assert [set(re.findall(r"\w+", row)) for row in rows] == [
+        set(re.findall(r"\w+", floor)) for floor in rules["layers"]
     ]
-    assert upward == []
 
 
-def test_only_the_outside_floor_and_storage_use_boto3() -> None:
-    core = Path(__file__).parents[2] / "layers/core/python/stepvault"
-    users = {
-        f"stepvault.{path.relative_to(core).with_suffix('').as_posix().replace('/', '.')}"
-        for path in core.rglob("*.py")
-        if re.search(r"^\s*(import|from) (boto3|botocore)\b", path.read_text(), re.MULTILINE)
-    }
-    assert {floors()[module] for module in users - {"stepvault.storage"}} == {4}
-
-
-def test_files_that_are_named_exist() -> None:
-    files = Path(__file__).parents[2] / "layers/core/python/stepvault/engines/files"
+def test_every_word_of_the_steps_is_a_file() -> None:
+    core = ROOT / "layers/core/python/stepvault"
+    steps = re.findall(r"^\| \d+ \| `([\w/.]+)` \|", PAGE.split("## A unit")[1], re.MULTILINE)
+    assert len(steps) > 10
+    homes = (ROOT, core, core / "engines/files")
+    missing = [
+        step
+        for step in steps
+        if not any((home / f"{step.removesuffix('.py')}.py").exists() for home in homes)
+    ]
+    assert missing == []
     for name in re.findall(r"`((?:backup|tree|format|restore)/\w+)`", PAGE):
-        assert (files / f"{name}.py").exists(), name
+        assert (core / "engines/files" / f"{name}.py").exists(), name
+
+
+def test_the_rights_of_every_function_are_explained() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)(?:_<engine>)?` \|", (ROOT / "SECURITY.md").read_text(), re.MULTILINE
+    )
+    functions = {path.stem for path in (ROOT / "functions").glob("*.py")} - {"__init__"}
+    assert set(rows) == functions

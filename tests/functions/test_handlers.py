@@ -100,7 +100,7 @@ def call(vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 
 
 def planned(call: Call, vault: Vault) -> dict[str, Any]:
-    """The state of the Backup machine once all is planned."""
+    """Give the state of the Backup machine once all is planned."""
     state = call("plan", event("plan"))
     for line in (vault.get(state["planning"]["key"]) or b"").splitlines():
         call("plan_source", json.loads(line))

@@ -97,6 +97,7 @@ _BY_CLASS: dict[str, tuple[ErrorClass, str]] = {
     "NoRegionError": ("unset", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"),
     "ProfileNotFound": ("unset", "Set AWS_PROFILE to one that 'aws configure list-profiles' names"),
     "BotoCoreError": ("unset", "Correct this machine's AWS settings (AWS_…, ~/.aws/config)"),
+    "ResponseParserError": ("transient", "Look for a proxy between here and AWS"),
     "OSError": ("transient", ""),
 }
 

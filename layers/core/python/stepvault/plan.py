@@ -17,6 +17,7 @@ from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
 from stepvault.engines.base import WHOLE, PlanJob, Previous, UnitDraft
 from stepvault.errors import (
+    BackupTampered,
     ConfigInvalid,
     Permanent,
     RunNotFound,
@@ -203,9 +204,9 @@ def _list(vault: Vault, key: str, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def unfinished(vault: Vault, units: Sequence[Unit]) -> list[Unit]:
-    """Return the units that have no receipt yet."""
+    """Return the units that are not stored: without a receipt, or damaged since."""
     done = {
-        name: vault.receipt_ids(name, units[0].run_id) for name in {u.source.name for u in units}
+        name: vault.done_units(name, units[0].run_id) for name in {u.source.name for u in units}
     }
     return [unit for unit in units if unit.id not in done[unit.source.name]]
 
@@ -256,7 +257,11 @@ def _store(vault: Vault, key: str, listing: Iterable[bytes]) -> None:
 def _previous(vault: Vault, source: Source) -> Previous | None:
     if not source.builds_on_parent:
         return None
-    if (manifest := vault.latest(source.name)) is None:
+    try:
+        manifest = vault.latest(source.name)
+    except BackupTampered:  # told by verify and restore; a full backup needs nothing of it
+        return None
+    if manifest is None:
         return None
     return Previous(
         run_id=manifest.run_id,

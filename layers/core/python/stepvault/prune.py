@@ -6,12 +6,14 @@ objects that a later, incremental backup refers to are kept.
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import NamedTuple
 
 from stepvault import keys
 from stepvault.catalog import Vault
+from stepvault.errors import BackupTampered
 from stepvault.records import Record, StoredObject
 from stepvault.retention import expired
 from stepvault.settings import Config, Source, engine_models
@@ -95,7 +97,10 @@ def _prune_source(
         why = f"run {run} is not sealed yet and may refer to what would be removed"
         return Pruned(source=source.name, kept=len(sealed), left_alone=why)
     kept_runs = [run for run in sealed if run not in expired_runs]
-    in_use = _in_use(vault, source.name, kept_runs, [one.run for one in unsealed])
+    try:
+        in_use = _in_use(vault, source.name, kept_runs, [one.run for one in unsealed])
+    except BackupTampered as error:  # what it refers to is not known
+        return Pruned(source=source.name, kept=len(sealed), left_alone=str(error))
     to_delete = [
         entry for run in expired_runs + stale for entry in _objects(vault, source, run, in_use)
     ]
@@ -121,13 +126,25 @@ def _unsealed(vault: Vault, now: datetime) -> list[_Unsealed]:
 
 def _left_by(vault: Vault, run: str, now: datetime) -> set[_Unsealed]:
     """Return what the run has not sealed."""
+    with suppress(BackupTampered):  # a record that cannot be read proves no end
+        return _recorded(vault, run, now)
+    with suppress(BackupTampered):
+        return _planned(vault, run)
+    return {_Unsealed(run, None, "")}
+
+
+def _recorded(vault: Vault, run: str, now: datetime) -> set[_Unsealed]:
+    """Return what the run's summary says of it, or its plan while there is none."""
     if (summary := vault.summary(run)) is not None:
         failed = [result for result in summary.sources if result.status == "failed"]
         return {_Unsealed(run, result.source, result.engine) for result in failed}
-    if (units := vault.units(run)) is not None:
-        return {_Unsealed(run, unit.source.name, unit.source.engine) for unit in units}
     planning = now - keys.run_started(run) < PLANNING
-    return {_Unsealed(run, None, "")} if planning else set()
+    return _planned(vault, run) or ({_Unsealed(run, None, "")} if planning else set())
+
+
+def _planned(vault: Vault, run: str) -> set[_Unsealed]:
+    units = vault.units(run) or []
+    return {_Unsealed(run, unit.source.name, unit.source.engine) for unit in units}
 
 
 def _bases(unsealed: Sequence[_Unsealed], sealed: Sequence[str]) -> set[str]:

@@ -157,6 +157,8 @@ class Failure(Record):
     """Class name from errors.py."""
     message: str
     at: datetime
+    final: bool = False
+    """A redrive does not help: only a new run does."""
 
 
 class UnitFacts(Record):
