@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stepvault import storage
+from stepvault.deadline import Deadline
 from stepvault.engines.base import ObjectEntry
 from stepvault.errors import SourceChanged, SourceDenied, SourceMissing, SourceUnreachable
 
@@ -11,12 +12,19 @@ _CHUNK = 1 << 20
 
 
 class Buckets:
-    """``engines.base.ObjectReader`` over boto3."""
+    """``engines.base.ObjectReader`` over botocore.
+
+    Args:
+        deadline: no request takes longer than this allows.
+    """
+
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self._deadline = deadline or Deadline()
 
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
         with _source_errors(bucket, prefix):
             pages = (
-                storage.client()
+                storage.client_for(self._deadline)
                 .get_paginator("list_objects_v2")
                 .paginate(Bucket=bucket, Prefix=prefix)
             )
@@ -36,7 +44,8 @@ class Buckets:
         if part:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
         with _source_errors(bucket, key):
-            body = storage.client().get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
+            client = storage.client_for(self._deadline)
+            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
             yield from body.iter_chunks(_CHUNK)
 
 
