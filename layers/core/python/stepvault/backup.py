@@ -102,6 +102,8 @@ def back_up(
     except Overtaken as overtaken:
         return overtaken.receipt
     except BaseException as error:
+        if isinstance(error, StepvaultError) and (done := claim.stored_by_another()):
+            return done
         _record_failure(unit, vault.within(deadline.for_cleanup()), error)
         raise
     return receipt
@@ -162,7 +164,7 @@ def _job(unit: Unit, vault: Vault, deadline: Deadline, limits: Limits, scratch: 
         connections=connections,
         scratch=scratch,
         remaining=deadline.remaining,
-        buckets=Buckets(),
+        buckets=Buckets(deadline),
     )
 
 
