@@ -70,7 +70,7 @@ check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-
 	@.venv/bin/lint-imports --no-logo >build/import-rules.txt || { cat build/import-rules.txt; exit 1; }
 
 # Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
-PYTEST := .venv/bin/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := .venv/bin/pytest -q -n 2
 
 test: .venv/.ready system  ## Everything: checks, then all tests on real servers
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
