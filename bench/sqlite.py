@@ -17,7 +17,7 @@ from bench.object_store import SCRATCH, ObjectStore
 from devtools.timer import Timer
 
 WORDS = ["".join(random.Random(n).choices("aeioulnrstdmkpbg", k=3 + n % 8)) for n in range(4_000)]
-WRITER = Path(__file__).parent.parent / "tests" / "engines" / "sqlite_writer.py"
+WRITER = Path(__file__).parent.parent / "tests" / "engines" / "sqlite" / "writer.py"
 RATE = 1_000  # commits a second
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Size, Stack, Validations
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -33,6 +33,8 @@ class Spec:
     file: str
     memory: int
     grants: list[Allow]
+    scratch: int = 512
+    """MB of scratch space."""
     config: bool = False
     """Reads the bundled configuration."""
     sources: bool = False
@@ -65,14 +67,34 @@ class Functions(Construct):
             Spec(
                 "plan",
                 "plan",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*"),
+                    *vault.write("runs/*/request.json", "runs/*/plan/*.jsonl"),
+                ],
+                config=True,
+            )
+        )
+        self.plan_source = self._function(
+            Spec(
+                "plan_source",
+                "plan_source",
                 PLAN_MEMORY,
                 [
                     *vault.read("backups/*", "runs/*"),
-                    *vault.write("runs/*"),
+                    *vault.write("runs/*/plan/*/*"),
                     *access.buckets(settings.sources),
                 ],
-                config=True,
+                scratch=settings.scratch["files"],
                 sources=True,
+            )
+        )
+        self.collect_units = self._function(
+            Spec(
+                "collect_units",
+                "collect_units",
+                RECORDS_MEMORY,
+                [*vault.read("backups/*", "runs/*"), *vault.write("runs/*/plan/files*.jsonl")],
             )
         )
         self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}
@@ -100,6 +122,15 @@ class Functions(Construct):
                 config=True,
             )
         )
+        self.check_schedules = self._function(
+            Spec(
+                "check_schedules",
+                "check_schedules",
+                RECORDS_MEMORY,
+                [*vault.read("runs/*", "state/*"), *vault.write("state/*")],
+                config=True,
+            )
+        )
         self.plan_restore = self._function(
             Spec(
                 "plan_restore",
@@ -117,21 +148,35 @@ class Functions(Construct):
                 "restore",
                 "restore",
                 max(settings.memory[engine] for engine in settings.engines),
-                [*vault.read("backups/*", "restores/*"), *targets],
+                [
+                    *vault.read("backups/*", "restores/*"),
+                    *vault.write("restores/*/unrestored/*"),
+                    *targets,
+                ],
+                scratch=max(settings.scratch[engine] for engine in settings.engines),
                 sources=True,
                 writes=True,
                 layers=["core", "deps", *postgres],
             )
         )
 
+        self.report_restore = self._function(
+            Spec(
+                "report_restore",
+                "report_restore",
+                RECORDS_MEMORY,
+                [*vault.read("restores/*"), *vault.write("restores/*/report.json")],
+            )
+        )
+
     def _back_up(self, engine: str, postgres: list[str]) -> lambda_.Function:
-        """The function that backs up sources of the engine, and may reach only those."""
+        """Make the function that backs up sources of the engine, and may reach only those."""
         access = Access(Stack.of(self))
         sources = [s for s in self._settings.sources if s.engine == engine]
         return self._function(
             Spec(
                 f"back_up_{engine}",
-                "back_up_files" if engine == "files" else "back_up_database",
+                "back_up",
                 self._settings.memory[engine],
                 [
                     *self._vault.read("backups/*", "runs/*"),
@@ -141,6 +186,7 @@ class Functions(Construct):
                     *access.credentials(sources),
                     *access.buckets(sources),
                 ],
+                scratch=self._settings.scratch[engine],
                 sources=True,
                 # A reader of a live SQLite database takes locks, which are writes on EFS.
                 writes=engine == "sqlite",
@@ -184,6 +230,8 @@ class Functions(Construct):
             code=self._code,
             layers=None if self._platform.local else self._layer_versions(spec.layers, folders),
             memory_size=spec.memory,
+            # What Lambda gives to all is left unsaid.
+            ephemeral_storage_size=Size.mebibytes(spec.scratch) if spec.scratch > 512 else None,
             timeout=Duration.seconds(TIMEOUT),
             role=role,
             log_group=logs,
@@ -204,6 +252,7 @@ class Functions(Construct):
         config = {"STEPVAULT_CONFIG": bundles.CONFIG_NAME} if spec.config else {}
         return {
             "STEPVAULT_VAULT": self._vault.bucket.bucket_name,
+            "STEPVAULT_STACK": Stack.of(self).stack_name,
             "POWERTOOLS_SERVICE_NAME": "stepvault",
             "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
             "POWERTOOLS_LOG_LEVEL": "INFO",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepvault import keys, plan
+from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.plan import RunRequest
@@ -17,6 +17,7 @@ from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
 from stepvault.settings import Config
 from tests.cli.conftest import invoke, units
+from tests.planning import whole_plan
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def run(vault: Vault, tickets: Path) -> str:
     )
     execution = Execution(name="nightly", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
     request = RunRequest(execution=execution)
-    for unit in units(vault, plan.plan(config, vault, request)):
+    for unit in units(vault, whole_plan(config, vault, request)):
         back_up(unit, vault)
     seal(vault, SealRequest(run_id=request.run_id))
     return request.run_id
@@ -143,3 +144,68 @@ def test_a_folder_that_is_not_there_exits_3(vault: Vault, run: str, tmp_path: Pa
     missing = invoke("restore", "tickets", "--to", f"{tmp_path}/no/t", "--vault", vault.bucket)
     assert missing.exit_code == 3
     assert f"{tmp_path}/no does not exist" in missing.stderr
+
+
+@pytest.fixture
+def three(vault: Vault, tmp_path: Path) -> tuple[str, Path]:
+    """The id of a run that backed up three databases as one source, and where they are."""
+    home = tmp_path / "three"
+    home.mkdir()
+    for name in ("a", "b", "c"):
+        with sqlite3.connect(home / f"{name}.sqlite") as connection:
+            connection.execute("CREATE TABLE ticket (id INTEGER PRIMARY KEY, title TEXT)")
+            connection.execute("INSERT INTO ticket (title) VALUES (?)", (name,))
+        connection.close()
+    config = Config.model_validate(
+        {"sources": [{"name": "three", "engine": "sqlite", "path": f"{home}/*.sqlite"}]}
+    )
+    request = RunRequest(
+        execution=Execution(name="three", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
+    )
+    for unit in units(vault, whole_plan(config, vault, request)):
+        back_up(unit, vault)
+    seal(vault, SealRequest(run_id=request.run_id))
+    damaged = keys.data("three", request.run_id, "b.sqlite.zst")
+    body = vault.get(damaged)
+    assert body
+    vault.put(damaged, body[:-20] + bytes(20))
+    return request.run_id, home
+
+
+def test_one_that_cannot_be_restored_does_not_cost_the_others_if_told_to_keep_going(
+    vault: Vault, three: tuple[str, Path], tmp_path: Path
+) -> None:
+    back = tmp_path / "back"
+    asked = ("restore", "three", "--to", str(back), "--vault", vault.bucket)
+    done = invoke(*asked, "--keep-going")
+
+    assert done.exit_code == 5
+    assert [rows(back / f"{name}.sqlite") for name in ("a", "c")] == [[(1, "a")], [(1, "c")]]
+    assert not (back / "b.sqlite").exists()
+    listed, error = done.stderr.splitlines()
+    assert listed.startswith("not restored: ")
+    assert "b.sqlite" in listed
+    assert "All of 'three' was restored but 1" in error
+
+
+def test_what_was_not_restored_is_told_to_scripts(
+    vault: Vault, three: tuple[str, Path], tmp_path: Path
+) -> None:
+    asked = ("restore", "three", "--to", str(tmp_path / "back"), "--vault", vault.bucket)
+    done = invoke(*asked, "--keep-going", "--json")
+
+    assert done.exit_code == 5
+    (left,) = json.loads(done.stdout)["unrestored"]
+    assert "b.sqlite" in left["name"]
+    assert left["asked"] is False
+    assert left["reason"]
+
+
+def test_a_restore_that_fails_half_way_says_that_the_target_is_incomplete(
+    vault: Vault, three: tuple[str, Path], tmp_path: Path
+) -> None:
+    done = invoke("restore", "three", "--to", str(tmp_path / "back"), "--vault", vault.bucket)
+
+    assert done.exit_code == 4
+    assert "The target is incomplete" in done.stderr
+    assert "not what was backed up" in done.stderr

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepvault import config, expressions, mistakes
+from stepvault import config, expressions
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import Config, FilesSource, PostgresSource
 
@@ -199,7 +199,7 @@ def test_a_credential_in_the_file_is_pointed_at_and_never_shown(
         ('when = "at(tomorrow)"', "at(2026-12-31T23:00:00)"),
         ('when = "rate(1 day)"\ntimezone = "Berlin"', "did you mean Europe/Berlin?"),
         ('when = "rate(1 day)"\ntimezone = "Europe/Berln"', "did you mean Europe/Berlin?"),
-        ('when = "rate(1 day)"\nwindow_hours = 12', "use at least 26"),
+        ('when = "rate(1 day)"\nwindow_hours = 169', "has to be at most 168"),
         ('when = "rate(1 day)"\nevery = 3', "schedules.n.every: unknown key; known: name, when"),
         ('expression = "rate(1 day)"', "schedules.n.expression: unknown key; did you mean when?"),
     ],
@@ -303,13 +303,11 @@ def test_what_is_allowed_but_hardly_meant_is_noted(tmp_path: Path) -> None:
         [[schedules]]
         name = "monthly"
         when = "rate(30 days)"
-        window_hours = 168
         """
     )
     assert config.notes(config.load(file)) == [
         "shop: url_env is for a terminal; functions on AWS have no such variable",
         "docs: functions on AWS see no folder of yours without network.efs_access_point_arn, not /srv/docs",
-        "monthly: the alarm on a missed run looks back 168 hours and will ring between runs; 0 switches it off",
         "no retention: every backup is kept",
     ]
     assert config.notes(config.load(EXAMPLES / "stepvault.toml")) == []
@@ -336,7 +334,7 @@ TOML_VALUES = st.recursive(
 def test_whatever_stands_in_the_file_ends_in_lines_or_in_a_configuration(
     raw: dict[str, Any],
 ) -> None:
-    found = mistakes.find(raw)
+    found = config.mistakes(raw)
     if not found:
         Config.model_validate(raw)
     assert all(line and "\n" not in line for line in found)

@@ -9,7 +9,7 @@ import pytest
 from devtools.servers.mariadb import MariaDb
 from tests.engines.driver import back_up
 from tests.engines.mysql import data
-from tests.engines.mysql.test_contract import MariaDbRig
+from tests.engines.mysql.rig import MariaDbRig
 
 
 def run_script(folder: Path, server: MariaDb) -> subprocess.CompletedProcess[str]:

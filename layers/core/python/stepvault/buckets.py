@@ -4,8 +4,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stepvault import storage
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.engines.base import ObjectEntry
-from stepvault.errors import SourceChanged, SourceDenied, SourceMissing, SourceUnreachable
+from stepvault.errors import (
+    SourceBusy,
+    SourceChanged,
+    SourceDenied,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+)
 
 _CHUNK = 1 << 20
 
@@ -14,6 +22,7 @@ class Buckets:
     """``engines.base.ObjectReader`` over boto3."""
 
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
+        """Yield every object under the prefix, in key order."""
         with _source_errors(bucket, prefix):
             pages = (
                 storage.client()
@@ -32,6 +41,11 @@ class Buckets:
     def read(
         self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
     ) -> Iterator[bytes]:
+        """Yield the object's bytes, or those from one offset up to another.
+
+        Raises:
+            SourceChanged: its ETag is no longer the one given.
+        """
         asked = {"IfMatch": etag} if etag else {}
         if part:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
@@ -42,21 +56,23 @@ class Buckets:
 
 @contextmanager
 def _source_errors(bucket: str, key: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     where = f"s3://{bucket}/{key}"
-    try:
+
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return SourceMissing(f"{where} does not exist", "Check the source's path")
+            case "changed":
+                return SourceChanged(f"{where} was replaced while the backup ran")
+            case "denied" | "refused" | "unset":
+                return SourceDenied(
+                    f"{where} may not be read ({problem.code})",
+                    problem.hint or "Check the bucket's policy and its KMS key's",
+                )
+            case "throttled":
+                return SourceBusy(f"{where} cannot be read now ({problem.code})")
+            case "transient":
+                return SourceUnreachable(f"{where} cannot be read: {problem.message}")
+
+    with translated(ours):
         yield
-    except ClientError as error:
-        code = storage.error_code(error)
-        if code == "NoSuchBucket" or code in storage.MISSING_KEY:
-            raise SourceMissing(f"{where} does not exist", "Check the source's path") from error
-        if code in {"AccessDenied", "403"}:
-            raise SourceDenied(
-                f"{where} may not be read", "Check the bucket's policy and its KMS key's"
-            ) from error
-        if code in {"PreconditionFailed", "412"}:
-            raise SourceChanged(f"{where} was replaced while the backup ran") from error
-        raise SourceUnreachable(f"{where} cannot be read ({code})") from error
-    except (BotoCoreError, OSError) as error:
-        raise SourceUnreachable(f"{where} cannot be read: {error}") from error

@@ -1,15 +1,25 @@
-"""From connection settings to an address and credentials. The only room that speaks
-Secrets Manager, SSM and RDS token signing."""
+"""From connection settings to an address and credentials.
+
+The only room that calls Secrets Manager and SSM and signs tokens for RDS.
+"""
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.engines.base import Connection
-from stepvault.errors import ConfigInvalid, SourceDenied, SourceMissing, SourceUnreachable
+from stepvault.errors import (
+    ConfigInvalid,
+    SourceBusy,
+    SourceDenied,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+)
 from stepvault.settings import ConnectionSettings
 
 _ALIASES = {
@@ -30,26 +40,26 @@ def resolve(settings: ConnectionSettings, database: str | None = None) -> Connec
         ConfigInvalid: the secret's content or the URL cannot be understood.
         SourceMissing, SourceDenied, SourceUnreachable: the secret cannot be read.
     """
-    found = _values(settings)
-    host = settings.host or found.get("host")
+    values = _values(settings)
+    host = settings.host or values.get("host")
     if not host:
         raise ConfigInvalid(
             f"{_origin(settings)} names no host", 'Add "host" to it, or host = "…" beside it'
         )
-    port = settings.port or found.get("port")
+    port = settings.port or values.get("port")
     return Connection(
         host=str(host),
         port=int(port) if port else None,
-        user=settings.user or found.get("user"),
-        password=found.get("password"),
-        database=database or settings.database or found.get("database"),
-        tls=settings.tls or found.get("tls") or ("verify-full" if settings.iam else "prefer"),
+        user=settings.user or values.get("user"),
+        password=values.get("password"),
+        database=database or settings.database or values.get("database"),
+        tls=settings.tls or values.get("tls") or ("verify-full" if settings.iam else "prefer"),
         tls_ca=settings.tls_ca or _rds_ca(str(host)),
     )
 
 
 def _rds_ca(host: str) -> str | None:
-    """The certificate authorities that RDS servers' certificates come from, for RDS hosts."""
+    """Return the file with the certificate authorities of RDS, for hosts of RDS."""
     if host.endswith((".rds.amazonaws.com", ".rds.amazonaws.com.cn")):
         return str(Path(__file__).with_name("rds-ca.pem"))
     return None
@@ -130,30 +140,45 @@ def _parameter(name: str) -> str:
     )
 
 
-def _read(kind: str, name: str, call: Any) -> str:
-    from botocore.exceptions import BotoCoreError, ClientError
+def _read(kind: str, name: str, call: Callable[[], object]) -> str:
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return SourceMissing(
+                    f"The {kind} {name!r} does not exist in this account and region",
+                    "Check its name, or create it",
+                )
+            case "unset":
+                return ConfigInvalid(
+                    f"The {kind} {name!r} cannot be read: {problem.message}", problem.hint
+                )
+            case "denied":
+                return SourceDenied(
+                    f"The {kind} {name!r} may not be read ({problem.code})",
+                    problem.hint or "Allow the function's role to read it, and to use its KMS key",
+                )
+            case "refused" | "changed":
+                return SourceDenied(
+                    f"The {kind} {name!r} cannot be read ({problem.code}): {problem.message}",
+                    problem.hint or "Look at it in the AWS console; it may be marked for deletion",
+                )
+            case "throttled":
+                return SourceBusy(
+                    f"The {kind} {name!r} cannot be read now ({problem.code})",
+                    "Try again later, or have fewer functions read it at a time",
+                )
+            case "transient":
+                return SourceUnreachable(
+                    f"The {kind} {name!r} cannot be read: {problem.message or problem.code}",
+                    "Try again; a function in a VPC needs an interface endpoint for it",
+                )
 
     try:
-        return str(call())
+        with translated(ours):
+            return str(call())
     except KeyError as error:
         raise ConfigInvalid(
             f"The {kind} {name!r} holds binary data", "Store the RDS JSON shape as text"
-        ) from error
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"ResourceNotFoundException", "ParameterNotFound"}:
-            raise SourceMissing(
-                f"The {kind} {name!r} does not exist in this account and region",
-                "Check its name, or create it",
-            ) from error
-        raise SourceDenied(
-            f"The {kind} {name!r} may not be read ({code})",
-            "Allow the function's role to read it, and to use its KMS key",
-        ) from error
-    except BotoCoreError as error:
-        raise SourceUnreachable(
-            f"The {kind} {name!r} cannot be read: {error}",
-            "A function in a VPC needs an interface endpoint for it",
         ) from error
 
 
