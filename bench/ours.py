@@ -11,7 +11,14 @@ from typing import Any
 from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.plan import RunRequest, plan
+from stepvault.plan import (
+    CollectRequest,
+    RunRequest,
+    collect_units,
+    plan,
+    plan_source,
+    sources_to_plan,
+)
 from stepvault.records import Execution
 from stepvault.seal import SealRequest, complain, seal
 from stepvault.settings import Config
@@ -33,6 +40,9 @@ def main(job: dict[str, Any]) -> None:
     vault, run = Vault(job["bucket"]), run_id(job["source"]["name"], job["turn"])
     config = Config.model_validate({"sources": [job["source"]]})
     plan(config, vault, RunRequest(execution=_execution(job["source"]["name"], job["turn"])))
+    for task in sources_to_plan(vault, run):
+        plan_source(vault, task)
+    collect_units(vault, CollectRequest(run_id=run))
     units = vault.units(run) or []
     if job["parallel"] == 1 or len(units) == 1:
         for unit in units:

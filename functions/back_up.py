@@ -13,6 +13,7 @@ from stepvault.records import Unit, parse
 
 @telemetry.observed
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Back up one unit: a database, or a batch of files."""
     unit, vault = parse(Unit, event), Vault(FunctionEnv.read().vault)
     receipt = back_up(unit, vault, telemetry.deadline(context), telemetry.governor(unit))
     return telemetry.report_unit(receipt)

@@ -2,9 +2,12 @@
 
 ::
 
-    Plan → Fan out ─┬ Databases (a Map) ─┬→ Seal → Sealed? → Prune → Notify
-             ↑      └ File batches       ┘             │
-             └───────────── incomplete ────────────────┘
+    Plan → Fan out ─┬ Databases (a Map) ──────────────────────────────────────────────┬→ Seal → Sealed? → Prune → Notify
+             ↑      └ Sources to plan (a Map) → Collect units → File batches (a Map) ─┘            │
+             └──────────────────────────────────── incomplete ─────────────────────────────────────┘
+
+Each source of files is planned by a function of its own: a huge or slow tree costs no other source
+its backup.
 
 A failed unit stops none of its siblings: the Maps tolerate every failure, and ``seal``, which
 looks at the receipts in the vault, fails the execution. A redrive then starts at Seal with the
@@ -53,15 +56,27 @@ class BackupWorkflow(Construct):
                     tolerate_failures=True,
                 )
             )
-        if "files" in settings.engines:
+        has_files = "files" in settings.engines
+        if has_files:
             fan_out.branch(
                 steps.fan_out(
-                    "File batches",
-                    "files",
+                    "Sources to plan",
+                    "planning",
                     vault,
                     settings.files_at_a_time,
-                    steps.call("Back up files", functions.back_up["files"]),
+                    steps.call("Plan source", functions.plan_source),
                     tolerate_failures=True,
+                )
+                .next(steps.call("Collect units", functions.collect_units))
+                .next(
+                    steps.fan_out(
+                        "File batches",
+                        "files",
+                        vault,
+                        settings.files_at_a_time,
+                        steps.call("Back up files", functions.back_up["files"]),
+                        tolerate_failures=True,
+                    )
                 )
             )
         plan = steps.call("Plan", functions.plan, {"execution": EXECUTION, "input": INPUT})
@@ -92,7 +107,13 @@ class BackupWorkflow(Construct):
             self,
             "backup",
             plan.next(fan_out).next(seal).next(sealed),
-            [functions.plan, *functions.back_up.values(), functions.seal, functions.prune],
+            [
+                functions.plan,
+                *([functions.plan_source, functions.collect_units] if has_files else []),
+                *functions.back_up.values(),
+                functions.seal,
+                functions.prune,
+            ],
             "runs/*",
             vault,
             settings,

@@ -67,15 +67,34 @@ class Functions(Construct):
             Spec(
                 "plan",
                 "plan",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*"),
+                    *vault.write("runs/*/request.json", "runs/*/plan/*.jsonl"),
+                ],
+                config=True,
+            )
+        )
+        self.plan_source = self._function(
+            Spec(
+                "plan_source",
+                "plan_source",
                 PLAN_MEMORY,
                 [
                     *vault.read("backups/*", "runs/*"),
-                    *vault.write("runs/*"),
+                    *vault.write("runs/*/plan/*/*"),
                     *access.buckets(settings.sources),
                 ],
                 scratch=settings.scratch["files"],
-                config=True,
                 sources=True,
+            )
+        )
+        self.collect_units = self._function(
+            Spec(
+                "collect_units",
+                "collect_units",
+                RECORDS_MEMORY,
+                [*vault.read("backups/*", "runs/*"), *vault.write("runs/*/plan/files*.jsonl")],
             )
         )
         self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}

@@ -41,7 +41,7 @@ _CODES: dict[type[errors.StepvaultError], int] = {
 
 
 def exit_code(kind: type) -> int:
-    """The exit code for an error of that class."""
+    """Return the exit code for an error of that class."""
     return _CODES.get(kind, FAILED)
 
 
@@ -49,6 +49,7 @@ class Commands(click.Group):
     """A group whose commands may raise StepvaultError; a traceback is then always a bug."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
         except errors.StepvaultError as error:
@@ -69,6 +70,7 @@ class Where:
 
     @functools.cached_property
     def deployment(self) -> aws.Deployment:
+        """What the stack says of itself; CloudFormation is asked once."""
         return aws.deployment(self.stack, self.bucket)
 
     @property
@@ -106,6 +108,7 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command ``--config``; it gets the path as ``config_file``."""
     return click.option(
         "--config",
         "config_file",
@@ -118,4 +121,5 @@ def config_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--json``; it gets ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)

@@ -21,7 +21,7 @@ _STYLES = {
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console on the current streams; plain and wide when they are not a terminal."""
+    """Return a console on the current streams; plain and wide when they are not a terminal."""
     out = Console(stderr=stderr, highlight=False)
     return (
         out
@@ -31,6 +31,7 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -71,20 +72,21 @@ def count(number: int, what: str) -> str:
 
 
 def status(word: str) -> Text:
+    """Return the word of a state in its colour."""
     return Text(word, style=_STYLES.get(word, ""))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """Columns whose heading begins with ``>`` are set to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in columns:
         right = heading.startswith(">")
-        made.add_column(
+        drawn.add_column(
             heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right
         )
     for row in rows:
-        made.add_row(*row)
-    return made
+        drawn.add_row(*row)
+    return drawn
 
 
 def print_comparison(wrong: Sequence[str], not_compared: Sequence[str]) -> None:

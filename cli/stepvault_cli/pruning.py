@@ -16,10 +16,10 @@ from stepvault_cli.common import Where, config_option, json_option, where
 @json_option
 @where
 def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
-    """Show which backups retention lets go, and with --yes remove them.
+    """Show which backups retention no longer keeps, and with --yes remove them.
 
-    Never a source's newest sealed backup, never objects that a later incremental backup leans
-    on, never sources that the configuration does not name. The vault keeps removed versions
+    Never a source's newest sealed backup, never objects that a later incremental backup
+    refers to, never sources that the configuration does not name. The vault keeps removed versions
     for noncurrent_days, as a way back.
 
     \b

@@ -139,7 +139,7 @@ def restore(
 
 
 def where_to(target: str, config_file: Path) -> str | TargetSettings:
-    """What ``--to`` means: the name of a target, or a place of one's own.
+    """Return what ``--to`` means: the name of a target, or a place of one's own.
 
     Raises:
         ConfigInvalid: a URL with its password on the command line, or an unknown target.
@@ -166,7 +166,7 @@ def where_to(target: str, config_file: Path) -> str | TargetSettings:
 
 
 def _check_kind(manifest: Manifest, place: str | TargetSettings) -> None:
-    """A database server goes to a server, all else to a path; targets know for themselves."""
+    """Refuse a server's backup for a path, and others for a server; the machine checks its targets."""
     if isinstance(place, str):
         return
     model = engine_models().get(manifest.engine)
@@ -307,6 +307,7 @@ class Tally:
         self._bar.stop()
 
     def add(self, _: str, count: int) -> None:
+        """Count more restored bytes."""
         with self._lock:
             self.done += count
         self._bar.advance(self._task, count)

@@ -85,7 +85,7 @@ def watch(place: Where, run_id: str, as_json: bool) -> None:
 
 
 def newest_run(vault: Vault, machine: str | None) -> str:
-    """The newest run, planned or just started."""
+    """Return the newest run, planned or just started."""
     executions = aws.executions(machine, 20) if machine else {}
     known = by_age({*vault.runs()[-20:], *executions}, executions)
     if not known:
@@ -132,14 +132,14 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
 
 
 def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
-    """What came of it and what to do next; the live picture, if there was one, stays above."""
+    """Print what came of it and what to do next; a live picture, if there was one, stays above."""
     by_state: dict[str, list[str]] = {}
     for source in progress.sources:
         by_state.setdefault(source.state, []).append(source.name)
-    told = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
+    states = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
     if progress.state == "succeeded":
         click.echo(
-            f"{told or 'nothing to do'}. {output.size(progress.stored)} stored in "
+            f"{states or 'nothing to do'}. {output.size(progress.stored)} stored in "
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return
@@ -150,10 +150,10 @@ def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
     failed = [source for source in progress.sources if source.message]
     if not pictured:
         err.print(f"run {progress.state}", style="bold red", end="")
-        say(f": {told}" if told else "")
+        say(f": {states}" if states else "")
         for source in failed:
             say(f"  {source.name}: {source.message}")
     if not failed and progress.error:
         say(f"  {progress.error}")
     if progress.sources:
-        say(f"Mend the cause, then: stepvault run --run-id {progress.run}")
+        say(f"Correct the cause, then: stepvault run --run-id {progress.run}")

@@ -77,7 +77,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
 
 
 def _executions(place: Where) -> dict[str, aws.Execution]:
-    """Executions tell which unsealed runs are at work; without a stack, nobody knows."""
+    """Return the executions, which tell what unsealed runs are at work; none without a stack."""
     try:
         return aws.executions(place.deployment.machine("Backup"))
     except StepvaultError:
@@ -180,11 +180,11 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
         for warning in result.warnings:
             out.print(f"{result.source}: {warning}", style="yellow", markup=False, soft_wrap=True)
     if any(s.status == "failed" for s in summary.sources):
-        click.echo(f"Mend the cause, then: stepvault run --run-id {run}")
+        click.echo(f"Correct the cause, then: stepvault run --run-id {run}")
 
 
 def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
-    """A run without a summary: how far it is."""
+    """Show how far a run without a summary is."""
     execution = _executions(place).get(run)
     progress = RunFollower(vault, run, execution).look()
     if not progress.sources and execution is None:

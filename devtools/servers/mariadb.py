@@ -124,11 +124,9 @@ class MariaDb(Server):
         # A starting server removes the temporary tables it finds: in /tmp there are others'.
         command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid"]
         command += [f"--tmpdir={self.folder}", *self.options]
-        return (
-            [*command, f"--init-file={self._first_start}"]
-            if self._first_start.exists()
-            else command
-        )
+        if self._first_start.exists():
+            command.append(f"--init-file={self._first_start}")
+        return command
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:

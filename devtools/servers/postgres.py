@@ -108,6 +108,7 @@ class PostgresServer(Server):
     title = "PostgreSQL"
     user = "postgres"
     accounts = ("postgres", "nobody")
+    stop_signal = signal.SIGINT  # at SIGTERM the server would wait for its clients
     last_signal = signal.SIGQUIT  # at SIGKILL the server would leave its children behind
 
     def __init__(

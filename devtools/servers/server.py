@@ -30,6 +30,8 @@ class Server(ABC):
     host = "127.0.0.1"
     accounts: Sequence[str] = ()
     """System accounts to run as where we are root, in order of preference."""
+    stop_signal = signal.SIGTERM
+    """Stops the server in order, open connections or not."""
     last_signal = signal.SIGKILL
     """Stops the server when nobody needs its data any more."""
 
@@ -56,11 +58,10 @@ class Server(ABC):
         self.stop(self.last_signal)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
 
     @property
     def folder(self) -> Path:
-        """The server's own folder, from the first start to the end of the ``with`` block."""
+        """The server's own folder, made at the first start, removed at the end of the block."""
         assert self._folder is not None, f"{self.title} was not started"
         return self._folder
 
@@ -106,15 +107,15 @@ class Server(ABC):
         except TimeoutError as error:
             raise RuntimeError(f"{self.title} did not start: {error}\n{self.log_tail()}") from error
 
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server; ``SIGKILL`` is a crash. The data stay for the next start.
+    def stop(self, how: signal.Signals | None = None) -> None:
+        """Stop the server in order, or by another signal; its data stay for the next start.
 
         A server that has not ended after a minute is killed.
         """
         process, self._process = self._process, None
         if process is None:
             return
-        process.send_signal(how)
+        process.send_signal(how or self.stop_signal)
         try:
             process.wait(60)
         except subprocess.TimeoutExpired:

@@ -23,6 +23,7 @@ from stepvault.settings import Config
 from stepvault_cli import aws as cli_aws
 from stepvault_cli.main import cli
 from tests.core.streams import Scripted, ScriptedEngine
+from tests.planning import whole_plan
 
 CONFIG = Config.model_validate(
     {
@@ -178,7 +179,7 @@ def run_unit(vault: Vault, engines: dict[str, ScriptedEngine], unit: Unit) -> No
 def whole_run(vault: Vault, engines: dict[str, ScriptedEngine], message: dict[str, Any]) -> None:
     """What the Backup state machine does with its functions, one after another."""
     request = parse(RunRequest, message)
-    state = plan.plan(CONFIG, vault, request)
+    state = whole_plan(CONFIG, vault, request)
     for unit in units(vault, state):
         try:
             run_unit(vault, engines, unit)

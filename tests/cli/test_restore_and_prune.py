@@ -31,6 +31,7 @@ def test_a_restore_to_a_target_starts_the_machine_with_all_options(
     done = invoke(
         *("restore", "app", "--to", "staging", "--stack", stack.name, "--only", "public.a"),
         *("--only", "public.b", "--database", "monday", "--owner", "none", "--overwrite"),
+        *("--keep-going", "--without", "tablespaces", "--without", "extension:postgis"),
     )
     assert done.exit_code == 0
     assert f"app (sqlite) of {done.stdout.split(' of ')[1][:16]}, run {sealed}" in done.stdout
@@ -44,6 +45,8 @@ def test_a_restore_to_a_target_starts_the_machine_with_all_options(
             "overwrite": True,
             "database": "monday",
             "owner": "none",
+            "keep_going": True,
+            "without": ["tablespaces", "extension:postgis"],
         },
     }
 

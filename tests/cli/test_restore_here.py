@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from stepvault import keys, plan
+from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.plan import RunRequest
@@ -17,6 +17,7 @@ from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
 from stepvault.settings import Config
 from tests.cli.conftest import invoke, units
+from tests.planning import whole_plan
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def run(vault: Vault, tickets: Path) -> str:
     )
     execution = Execution(name="nightly", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
     request = RunRequest(execution=execution)
-    for unit in units(vault, plan.plan(config, vault, request)):
+    for unit in units(vault, whole_plan(config, vault, request)):
         back_up(unit, vault)
     seal(vault, SealRequest(run_id=request.run_id))
     return request.run_id
@@ -161,7 +162,7 @@ def three(vault: Vault, tmp_path: Path) -> tuple[str, Path]:
     request = RunRequest(
         execution=Execution(name="three", started=datetime(2026, 11, 22, 3, tzinfo=UTC))
     )
-    for unit in units(vault, plan.plan(config, vault, request)):
+    for unit in units(vault, whole_plan(config, vault, request)):
         back_up(unit, vault)
     seal(vault, SealRequest(run_id=request.run_id))
     damaged = keys.data("three", request.run_id, "b.sqlite.zst")

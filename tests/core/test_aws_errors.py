@@ -12,7 +12,7 @@ from botocore.loaders import Loader
 from botocore.stub import Stubber
 
 from stepvault import aws_errors, secrets, storage
-from stepvault.aws_errors import classify, problem
+from stepvault.aws_errors import AwsProblem, classify, problem
 from stepvault.buckets import Buckets
 from stepvault.errors import (
     Permanent,
@@ -125,13 +125,19 @@ def test_an_object_under_a_key_of_the_customers_own_is_final_and_says_why() -> N
     assert classify("InvalidRequest", 400, "Missing required header") == ("refused", "")
 
 
+def meaning(error: Exception) -> AwsProblem:
+    found = problem(error)
+    assert found is not None
+    return found
+
+
 def exceptions() -> list[type[BotoCoreError]]:
     known = vars(botocore.exceptions).values()
     return [e for e in known if isinstance(e, type) and issubclass(e, BotoCoreError)]
 
 
 def test_what_botocore_raises_by_itself_is_final_where_settings_are_at_fault() -> None:
-    found = {e.__name__: problem(e.__new__(e)).kind for e in exceptions()}
+    found = {e.__name__: meaning(e.__new__(e)).kind for e in exceptions()}
     assert len(found) > 80
     transient = {name for name, kind in found.items() if kind == "transient"}
     assert {
@@ -141,7 +147,8 @@ def test_what_botocore_raises_by_itself_is_final_where_settings_are_at_fault() -
     } <= transient
     for word in ("Credential", "SSO", "Token", "Profile", "Region", "Config", "Login", "Invalid"):
         assert not {name for name in transient if word in name}, word
-    assert problem(ConnectionResetError(104, "Connection reset by peer")).kind == "transient"
+    assert meaning(ConnectionResetError(104, "Connection reset by peer")).kind == "transient"
+    assert problem(KeyError("SecretString")) is None
 
 
 def refused(code: str, status: int, message: str = "") -> ClientError:
@@ -207,6 +214,6 @@ def test_s3_is_asked_again_only_when_that_can_help(
 
 
 def test_the_services_words_come_without_a_full_stop_and_json_safe() -> None:
-    found = problem(refused("ValidationException", 400, "No such thing. "))
+    found = meaning(refused("ValidationException", 400, "No such thing. "))
     assert (found.operation, found.message) == ("Call", "No such thing")
     assert json.dumps(found)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import zstandard
 
-from stepvault import catalog, keys
+from stepvault import keys, objects
 from stepvault.catalog import Vault
 from stepvault.errors import BackupTampered, RunNotFound, VaultMissing
 from stepvault.records import StoredObject
@@ -41,7 +41,7 @@ def change(vault: Vault, edit: Callable[[bytes], bytes]) -> None:
 def test_an_object_is_read_back_as_it_was_stored(
     vault: Vault, stored: StoredObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "FETCH", 64_000)
+    monkeypatch.setattr(objects, "FETCH", 64_000)
     assert read(vault, stored) == RAW
 
 

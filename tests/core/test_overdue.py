@@ -127,3 +127,11 @@ def test_what_is_known_is_not_asked_for_again(
 
     monkeypatch.setattr(Vault, "runs", lambda self: pytest.fail("listed the runs again"))
     assert due(vault, config, START + timedelta(hours=26)) is None
+
+
+def test_a_record_that_cannot_be_read_is_begun_anew(vault: Vault) -> None:
+    config = configured()
+    vault.put(keys.SCHEDULES, b"{")
+
+    assert due(vault, config, START) is None
+    assert due(vault, config, START + timedelta(hours=9)) == START + timedelta(hours=3)

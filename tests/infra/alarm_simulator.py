@@ -73,10 +73,11 @@ class Alarm:
         return "ALARM" if sum(filled) >= wanted else "OK"
 
     def _breaches(self, values: Sequence[float]) -> bool:
-        statistic = {"Sum": sum, "Maximum": max, "Minimum": min}[self.properties["Statistic"]]
-        value, threshold = statistic(values), self.properties["Threshold"]
-        operator = self.properties["ComparisonOperator"]
-        return {
-            "GreaterThanOrEqualToThreshold": value >= threshold,
-            "LessThanThreshold": value < threshold,
-        }[operator]
+        value = {"Sum": sum(values), "Maximum": max(values), "Minimum": min(values)}[
+            self.properties["Statistic"]
+        ]
+        threshold: float = self.properties["Threshold"]
+        if self.properties["ComparisonOperator"] == "GreaterThanOrEqualToThreshold":
+            return value >= threshold
+        assert self.properties["ComparisonOperator"] == "LessThanThreshold"
+        return value < threshold

@@ -20,6 +20,8 @@ def test_every_engine_in_use_has_a_function_of_its_size(everything: Template) ->
     assert set(memory) == {
         *BACK_UP,
         "plan",
+        "plan_source",
+        "collect_units",
         "seal",
         "prune",
         "report_restore",
@@ -29,11 +31,8 @@ def test_every_engine_in_use_has_a_function_of_its_size(everything: Template) ->
     }
 
 
-def test_engines_not_in_use_have_none(minimal: Template) -> None:
-    assert set(minimal.functions) == {
-        "plan", "back_up_files", "seal", "prune", "plan_restore", "restore",
-        "report_restore", "check_schedules",
-    }  # fmt: skip
+def test_engines_not_in_use_have_none(everything: Template, minimal: Template) -> None:
+    assert set(everything.functions) - set(minimal.functions) == {*BACK_UP} - {"back_up_files"}
 
 
 def test_every_handler_is_a_file_of_the_functions_folder(everything: Template) -> None:
@@ -85,7 +84,7 @@ def test_what_touches_sources_runs_in_the_network(everything: Template) -> None:
     mounted = {n for n, f in everything.functions.items() if "FileSystemConfigs" in f}
     (group,) = everything.of_type("AWS::EC2::SecurityGroup")
 
-    assert inside == mounted == {*BACK_UP, "plan", "plan_restore", "restore"}
+    assert inside == mounted == {*BACK_UP, "plan_source", "plan_restore", "restore"}
     function = everything.functions["back_up_sqlite"]
     assert function["VpcConfig"] == {
         "SubnetIds": ["subnet-0123456789abcdef0", "subnet-0fedcba9876543210"],
@@ -147,13 +146,16 @@ def test_only_what_has_no_resources_to_name_may_touch_all(everything: Template) 
     ("key", "writers"),
     [
         (keys.manifest("shop", RUN), {"seal"}),
-        (keys.summary(RUN), {"seal", "plan"}),
-        (keys.retry_plan(RUN, "files", 1), {"seal", "plan"}),
+        (keys.summary(RUN), {"seal"}),
+        (keys.retry_plan(RUN, "databases", 1), {"plan", "seal"}),
+        (keys.retry_plan(RUN, "files", 1), {"plan", "collect_units", "seal"}),
+        (keys.source_units(RUN, "uploads"), {"plan", "plan_source", "seal"}),
         (keys.plan(RUN, "databases"), {"plan", "seal"}),
-        (keys.listing(RUN, "uploads", "0001"), {"plan", "seal"}),
+        (keys.request(RUN), {"plan", "seal"}),
+        (keys.listing(RUN, "uploads", "0001"), {"seal", "plan_source"}),
         (keys.data("shop", RUN, "toc.dat"), {*BACK_UP}),
         (keys.receipt("shop", RUN, "0000"), {*BACK_UP}),
-        (keys.failure(RUN, "shop", "0000"), {*BACK_UP, "plan", "seal"}),
+        (keys.failure(RUN, "shop", "0000"), {*BACK_UP, "seal"}),
         (keys.restore_plan(RUN, "data"), {"plan_restore"}),
         (keys.SCHEDULES, {"check_schedules"}),
         (keys.unrestored(RUN, "data", "0001"), {"plan_restore", "restore"}),
@@ -181,9 +183,9 @@ def test_who_may_write_which_key(everything: Template, key: str, writers: set[st
         ("ssm:GetParameter", "ssm:<AWS::Region>:<AWS::AccountId>:parameter/prod/blog/url", {"back_up_mysql"}),
         ("rds-db:connect", "rds-db:<AWS::Region>:<AWS::AccountId>:dbuser:cluster-X/stepvault", {"back_up_postgres"}),
         ("rds-db:connect", "rds-db:<AWS::Region>:<AWS::AccountId>:dbuser:cluster-X/admin", set()),
-        ("s3:GetObject", "s3:::acme-uploads/public/cat.jpg", {"back_up_files", "plan"}),
+        ("s3:GetObject", "s3:::acme-uploads/public/cat.jpg", {"back_up_files", "plan_source"}),
         ("s3:GetObject", "s3:::acme-uploads/private/cat.jpg", set()),
-        ("s3:ListBucket", "s3:::acme-uploads", {"back_up_files", "plan"}),
+        ("s3:ListBucket", "s3:::acme-uploads", {"back_up_files", "plan_source"}),
     ],
 )  # fmt: skip
 def test_who_may_read_which_source(

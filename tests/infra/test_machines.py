@@ -32,7 +32,11 @@ def test_both_maps_have_their_limits_and_tolerate_failures(everything: Template)
     inside = dict(states(everything.machine("backup")))
     maps = {s["Label"]: s for s in inside.values() if s["Type"] == "Map"}
 
-    assert {n: m["MaxConcurrency"] for n, m in maps.items()} == {"databases": 2, "files": 7}
+    assert {n: m["MaxConcurrency"] for n, m in maps.items()} == {
+        "databases": 2,
+        "planning": 7,
+        "files": 7,
+    }
     for label, each in maps.items():
         assert each["ItemProcessor"]["ProcessorConfig"] == {
             "Mode": "DISTRIBUTED",
@@ -43,6 +47,13 @@ def test_both_maps_have_their_limits_and_tolerate_failures(everything: Template)
         assert each["ItemReader"]["Parameters"]["Key.$"] == f"$.{label}.key"
         assert each["ResultWriter"]["Parameters"]["Prefix"] == "runs/map-results"
         assert each["ResultPath"] is None
+
+
+def test_a_slow_tree_holds_up_no_database(everything: Template) -> None:
+    branches = everything.machine("backup")["States"]["Fan out"]["Branches"]
+    labels = [[s["Label"] for _, s in states(b) if s["Type"] == "Map"] for b in branches]
+
+    assert labels == [["databases"], ["planning", "files"]]
 
 
 def test_a_restore_stops_at_the_first_failure(everything: Template) -> None:
@@ -161,7 +172,10 @@ def test_an_engine_that_was_not_deployed_is_refused_by_name(everything: Template
 def test_without_databases_there_is_no_map_for_them(minimal: Template) -> None:
     inside = dict(states(minimal.machine("backup")))
 
-    assert [s["Label"] for s in inside.values() if s["Type"] == "Map"] == ["files"]
+    assert [s["Label"] for s in inside.values() if s["Type"] == "Map"] == [
+        "planning",
+        "files",
+    ]
     assert "Notify" not in inside
 
 

@@ -5,6 +5,8 @@ group; the longest come first, so that all processes end at about the same time.
 these folders go file by file, at the end.
 """
 
+from collections.abc import Generator
+
 import pytest
 
 #: Folders of one group, with the seconds their tests took on a quiet machine of two cores.
@@ -24,8 +26,8 @@ SERVERS = ("tests/engines/postgres", "tests/engines/mysql", "tests/journey", "te
 LIMITS = {"tests/cli": 60}
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     for item in items:
         path = item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(_group(item, path)))
@@ -33,6 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.server)
         if limit := LIMITS.get(_folder(path, tuple(LIMITS))):
             item.add_marker(pytest.mark.timeout(limit))
+    yield  # the others sort, too
     items.sort(key=_rank)
 
 

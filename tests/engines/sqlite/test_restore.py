@@ -9,6 +9,7 @@ import pytest
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.sqlite import engine
+from stepvault.engines.sqlite.target import partial_of
 from stepvault.errors import (
     BackupTampered,
     ConfigInvalid,
@@ -98,7 +99,7 @@ def test_what_is_no_database_is_overwritten_when_told(path: Path, tmp_path: Path
 def test_what_a_killed_attempt_left_is_cleared_away(path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    (out / ".shop.db.stepvault-partial").write_bytes(b"half")
+    partial_of(out / "shop.db").write_bytes(b"half")
     run_restore(engine, restoring(path, path=out))
     assert [p.name for p in out.iterdir()] == ["shop.db"]
 

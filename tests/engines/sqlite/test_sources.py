@@ -74,6 +74,7 @@ def test_any_page_size_is_overlaid_by_the_log(tmp_path: Path, page_size: int) ->
     assert only_facts(result) | {"pages": 0} == {
         "path": "shop.db", "format": "file", "journal_mode": "wal", "method": "overlay",
         "page_size": page_size, "pages": 0,
+        "mode": f"{path.stat().st_mode & 0o777:04o}", "uid": os.getuid(), "gid": os.getgid(),
     }  # fmt: skip
     assert content(place) == content(path)
     assert place.stat().st_size == only_facts(result)["pages"] * page_size
@@ -443,7 +444,11 @@ class TestPattern:
     def test_one_bad_file_is_named(self, tmp_path: Path) -> None:
         make_database(tmp_path / "good.db")
         (tmp_path / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0" * 100)
-        refused(settings(tmp_path / "*.db"), tmp_path, SourceCorrupt, "Thumbs.db", "pattern")
+        (result,) = back_up(engine, settings(tmp_path / "*.db"), tmp_path / "vault")
+        assert [o.facts["path"] for o in result.objects] == ["good.db"]
+        assert [w for w in result.warnings if "Thumbs.db" in w and "exclude" in w]
+        (tmp_path / "good.db").unlink()
+        refused(settings(tmp_path / "*.db"), tmp_path / "v2", SourceCorrupt, "Thumbs.db", "pattern")
 
     def test_a_folder_that_may_not_be_searched_is_denied(self, tmp_path: Path) -> None:
         for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):

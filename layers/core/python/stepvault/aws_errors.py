@@ -1,4 +1,4 @@
-"""What an error of an AWS service means for us: the only place that reads botocore's errors. No I/O.
+"""What an error of an AWS service means for us: the only place that reads botocore's errors. Pure.
 
 Every service names its errors in its own way, and several say the same thing. Here each becomes
 one of a few classes, with a hint where the code itself tells what to do. The rooms that call AWS
@@ -97,12 +97,13 @@ _BY_CLASS: dict[str, tuple[ErrorClass, str]] = {
     "NoRegionError": ("unset", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"),
     "ProfileNotFound": ("unset", "Set AWS_PROFILE to one that 'aws configure list-profiles' names"),
     "BotoCoreError": ("unset", "Correct this machine's AWS settings (AWS_…, ~/.aws/config)"),
+    "ResponseParserError": ("transient", "Look for a proxy between here and AWS"),
     "OSError": ("transient", ""),
 }
 
 
 def classify(code: str, status: int | None = None, message: str = "") -> tuple[ErrorClass, str]:
-    """The class and hint of a service's error code.
+    """Return the class and hint of a service's error code.
 
     Args:
         code: as the service gives it; an answer without a body has the HTTP status as its code.
@@ -120,13 +121,13 @@ def classify(code: str, status: int | None = None, message: str = "") -> tuple[E
 
 
 def _normalised(code: str) -> str:
-    """One spelling of what services write in several: KMS.DisabledException, ExpiredToken."""
+    """Return one spelling of what services write in several: KMS.DisabledException, ExpiredToken."""
     last = re.split(r"[.#]", code)[-1]
     return re.sub(r"(exception|error)$", "", last.lower())
 
 
 def _by_status(status: int | None) -> ErrorClass:
-    """What an HTTP status means; without one, another attempt may succeed."""
+    """Return what an HTTP status means; without one, another attempt may succeed."""
     match status:
         case 401 | 403:
             return "denied"
@@ -142,13 +143,13 @@ def _by_status(status: int | None) -> ErrorClass:
             return "refused" if status < 500 else "transient"
 
 
-def problem(error: Exception) -> AwsProblem:
-    """What an error means that botocore raised, or the network below it (an OSError)."""
+def problem(error: Exception) -> AwsProblem | None:
+    """Tell what an error of botocore or of the network means; None for any other error."""
     response = getattr(error, "response", None)
     if not isinstance(response, dict):
-        names = [kind.__name__ for kind in type(error).__mro__]
-        kind, hint = next(_BY_CLASS[name] for name in names if name in _BY_CLASS)
-        return AwsProblem(kind, names[0], "", str(error).rstrip(". "), hint)
+        names = [cls.__name__ for cls in type(error).__mro__]
+        known = next((_BY_CLASS[name] for name in names if name in _BY_CLASS), None)
+        return known and AwsProblem(known[0], names[0], "", str(error).rstrip(". "), known[1])
     code, message = error_code(error), str(response.get("Error", {}).get("Message") or "")
     status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     kind, hint = classify(code, status, message)
@@ -157,7 +158,7 @@ def problem(error: Exception) -> AwsProblem:
 
 
 def error_code(error: Exception) -> str:
-    """The service's own code of a botocore ClientError, or ``""``."""
+    """Return the service's own code of a botocore ClientError, or ``""``."""
     response = getattr(error, "response", None) or {}
     return str(response.get("Error", {}).get("Code", ""))
 
@@ -165,9 +166,9 @@ def error_code(error: Exception) -> str:
 @contextmanager
 def translated(ours: Callable[[AwsProblem], StepvaultError]) -> Iterator[None]:
     """Turn AWS's errors within the block into the one that ``ours`` makes of each."""
-    from botocore.exceptions import BotoCoreError, ClientError
-
     try:
         yield
-    except (BotoCoreError, ClientError, OSError) as error:
-        raise ours(problem(error)) from error
+    except Exception as error:
+        if (meaning := problem(error)) is None:
+            raise
+        raise ours(meaning) from error

@@ -22,6 +22,7 @@ class Buckets:
     """``engines.base.ObjectReader`` over boto3."""
 
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
+        """Yield every object under the prefix, in key order."""
         with _source_errors(bucket, prefix):
             pages = (
                 storage.client()
@@ -40,6 +41,11 @@ class Buckets:
     def read(
         self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
     ) -> Iterator[bytes]:
+        """Yield the object's bytes, or those from one offset up to another.
+
+        Raises:
+            SourceChanged: its ETag is no longer the one given.
+        """
         asked = {"IfMatch": etag} if etag else {}
         if part:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"

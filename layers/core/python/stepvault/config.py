@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from stepvault import config_rules, validation_messages
+from stepvault.engines.files.tree.globs import without_effect
 from stepvault.errors import ConfigInvalid, StepvaultError
-from stepvault.settings import Config, DatabaseSettings, Retention
+from stepvault.settings import Config, DatabaseSettings, FilesSource, Retention
 
 
 def load(path: str | Path) -> Config:
@@ -99,6 +100,12 @@ def notes(config: Config) -> list[str]:
 def _source_notes(config: Config) -> Iterator[str]:
     mount = config.network.efs_mount if config.network.efs_access_point_arn else None
     for source in config.sources:
+        if isinstance(source, FilesSource):
+            for pattern in without_effect(source.exclude):
+                yield (
+                    f"{source.name}: exclude: {pattern!r} takes nothing back; put it after the pattern "
+                    "that excludes, and let that one end in /*: an excluded directory is not entered"
+                )
         if isinstance(source, DatabaseSettings):
             if source.connection.url_env:
                 yield f"{source.name}: url_env is for a terminal; functions on AWS have no such variable"

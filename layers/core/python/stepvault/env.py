@@ -50,6 +50,8 @@ class PlanEnv(FunctionEnv):
 #: Function file to what it reads.
 FUNCTIONS: dict[str, type[FunctionEnv]] = {
     "plan": PlanEnv,
+    "plan_source": FunctionEnv,
+    "collect_units": FunctionEnv,
     "check_schedules": PlanEnv,
     "back_up": FunctionEnv,
     "seal": FunctionEnv,

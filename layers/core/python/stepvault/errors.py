@@ -16,6 +16,7 @@
         ├── SourceCorrupt          the source itself is damaged
         ├── ShortRead              a stream ended before the source said it was done
         ├── OutOfTime              the function's time ran out; nothing half-written is left
+        ├── ScratchFull            the folder for temporary files has no space left
         ├── VaultMissing           the vault bucket does not exist
         ├── VaultDenied            the vault bucket refuses the call
         ├── RunNotFound            no sealed backup under that source and run id
@@ -99,6 +100,10 @@ class ShortRead(Permanent):
 
 class OutOfTime(Permanent):
     """The function's time ran out before the work was done."""
+
+
+class ScratchFull(Permanent):
+    """The folder for temporary files has no space left."""
 
 
 class VaultMissing(Permanent):

@@ -1,4 +1,4 @@
-"""Keeps a function inside its memory: warns at 80 % of the limit, throttles at 90 %."""
+"""Keep a function inside its memory: it warns at 80 % of the limit, throttles at 90 %."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ class Governor:
 
     Args:
         limit: bytes the platform allows; 0 means unknown, and the governor only measures.
-        on_warning: told once, with used bytes and limit, when memory passes 80 %.
+        on_warning: called once, with used bytes and limit, when memory passes 80 %.
         measure: where the number comes from.
     """
 
@@ -51,7 +51,7 @@ class Governor:
             return wanted
 
     def sample(self) -> int:
-        """The highest resident memory seen so far, in bytes, this moment included."""
+        """Return the highest resident memory seen so far, in bytes, this moment included."""
         with self._lock:
             self._sampled = 0.0
             self._look()

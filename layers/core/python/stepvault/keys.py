@@ -7,6 +7,8 @@
     backups/<source>/<run-id>/manifest.json            written last: the backup exists from here on
     runs/<run-id>/request.json                         what started it
     runs/<run-id>/plan/<kind>.jsonl                    one line per unit, read by the Distributed Map
+    runs/<run-id>/plan/sources.jsonl                   the sources of files, each planned by itself
+    runs/<run-id>/plan/<source>/units.jsonl            their units
     runs/<run-id>/plan/<source>/<unit>.list.zst        a file batch: NUL-ended paths
     runs/<run-id>/failures/<source>/<unit>.json        why a unit failed; never removed; read by `show`
     runs/<run-id>/summary.json                         what the run did, written by seal
@@ -104,6 +106,16 @@ def request(run: str) -> str:
 def plan(run: str, kind: str) -> str:
     """Return the key of the list of units of one kind."""
     return f"{RUNS}{run}/plan/{kind}.jsonl"
+
+
+def sources_to_plan(run: str) -> str:
+    """Name the list of the sources that are planned by functions of their own."""
+    return f"{RUNS}{run}/plan/sources.jsonl"
+
+
+def source_units(run: str, source: str) -> str:
+    """Name the list of the units of one source; it is planned once that is there."""
+    return f"{RUNS}{run}/plan/{source}/units.jsonl"
 
 
 def retry_plan(run: str, kind: str, attempt: int) -> str:

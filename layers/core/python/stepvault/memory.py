@@ -24,7 +24,7 @@ def settle_memory() -> None:
 
 
 def keep_buffers() -> None:
-    """For a single stream: have its compressed frames made where the last ones were.
+    """Have the compressed frames of a single stream reuse the memory of the last ones.
 
     They are some MiB, so that each was mapped and faulted in anew: three quarters of all page
     faults of a backup of files, 5 % of its time. Memory is no more. Three streams at once would

@@ -10,6 +10,7 @@ from functools import partial
 
 from stepvault import expressions, keys
 from stepvault.catalog import Vault
+from stepvault.errors import BackupTampered
 from stepvault.records import Record
 from stepvault.settings import Config, Schedule
 
@@ -59,8 +60,7 @@ def check_schedules(vault: Vault, config: Config, now: datetime | None = None) -
     only (``at``), is never overdue.
     """
     now = now or datetime.now(UTC)
-    body = vault.get(keys.SCHEDULES)
-    known = ScheduleStates.model_validate_json(body).schedules if body else {}
+    known = _known(vault)
     states: dict[str, ScheduleState] = {}
     answers = []
     for schedule in config.schedules:
@@ -70,8 +70,17 @@ def check_schedules(vault: Vault, config: Config, now: datetime | None = None) -
         )
         answers.append(Overdue(schedule=schedule.name, due=due))
     if states != known:
-        vault.put(keys.SCHEDULES, ScheduleStates(schedules=states).model_dump_json().encode())
+        vault.put_lines(keys.SCHEDULES, [ScheduleStates(schedules=states)])
     return answers
+
+
+def _known(vault: Vault) -> dict[str, ScheduleState]:
+    """Return what was written down last; a record that cannot be read is begun anew."""
+    try:
+        states = vault.lines(keys.SCHEDULES, ScheduleStates)
+    except BackupTampered:
+        return {}
+    return states[0].schedules if states else {}
 
 
 def check(

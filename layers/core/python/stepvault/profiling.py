@@ -111,8 +111,9 @@ class Meter:
         self.compress = StageMeter()
         self.upload = StageMeter()
 
-    def profile(self, peak_memory: int, throttled: int) -> Profile:
-        """Return the profile, with the bottleneck that the waits show.
+    @property
+    def bottleneck(self) -> str:
+        """Return the stage that the chain waited for most: source, cpu or network.
 
         A stream's thread always does one of three things: it waits for the source, computes
         (reads and compresses, or waits for a free CPU), or waits for the network.
@@ -122,12 +123,16 @@ class Meter:
             "cpu": self.read.busy + self.compress.busy + self.compress.waiting,
             "network": self.upload.waiting,
         }
+        return max(shares, key=lambda name: shares[name])
+
+    def profile(self, peak_memory: int, throttled: int) -> Profile:
+        """Return the profile so far."""
         return Profile.model_validate(
             {
                 "read": self.read.stage(),
                 "compress": self.compress.stage(),
                 "upload": self.upload.stage(),
-                "bottleneck": max(shares, key=lambda name: shares[name]),
+                "bottleneck": self.bottleneck,
                 "peak_memory": peak_memory,
                 "throttled": throttled,
             }

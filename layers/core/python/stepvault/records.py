@@ -22,7 +22,7 @@ class Record(BaseModel):
 
 
 def parse[R: Record](model: type[R], event: Any) -> R:
-    """A function's event as a record.
+    """Read a function's event as a record.
 
     Raises:
         ConfigInvalid: naming each field that is wrong.
@@ -55,6 +55,8 @@ class Unit(Record):
     """Key of the batch's list of paths; None means the whole source."""
     estimated_bytes: int = 0
     estimated_files: int = 0
+    unplanned: bool = False
+    """The source's planning was cut off: there is nothing to back up yet, and the unit fails."""
 
 
 class Statistics(Record):
@@ -137,10 +139,12 @@ class Receipt(Record):
 
     @property
     def raw_bytes(self) -> int:
+        """Bytes read from the source."""
         return sum(o.raw_bytes for o in self.objects)
 
     @property
     def stored_bytes(self) -> int:
+        """Bytes in the vault."""
         return sum(o.stored_bytes for o in self.objects)
 
 
@@ -153,6 +157,8 @@ class Failure(Record):
     """Class name from errors.py."""
     message: str
     at: datetime
+    final: bool = False
+    """A redrive does not help: only a new run does."""
 
 
 class UnitFacts(Record):

@@ -1,4 +1,4 @@
-"""THE WAY BACK: a sealed backup is verified while it is put in place.
+"""The way back: a sealed backup is verified while it is restored.
 
 The engine cuts a restore into tasks of three stages (before, data, after); Step Functions, or
 this process, runs each stage's tasks in parallel. Every byte passes its hashes on the way, and
@@ -280,7 +280,7 @@ def differences(
 
 
 def find_manifest(vault: Vault, source: str, run: str) -> Manifest:
-    """The manifest of that run, or of the newest sealed one for ``latest``.
+    """Return the manifest of that run, or of the newest sealed one for ``latest``.
 
     Raises:
         RunNotFound: with the runs there are.
@@ -294,7 +294,7 @@ def find_manifest(vault: Vault, source: str, run: str) -> Manifest:
 
 
 def _target(config: Config | None, request: RestoreRequest) -> TargetSettings:
-    """The target itself. In a configured folder every source gets a folder of its own."""
+    """Return the target itself; in a configured folder every source gets a folder of its own."""
     if isinstance(request.target, TargetSettings):
         return request.target
     targets = {t.name: t for t in config.targets} if config else {}

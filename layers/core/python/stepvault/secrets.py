@@ -40,26 +40,26 @@ def resolve(settings: ConnectionSettings, database: str | None = None) -> Connec
         ConfigInvalid: the secret's content or the URL cannot be understood.
         SourceMissing, SourceDenied, SourceUnreachable: the secret cannot be read.
     """
-    found = _values(settings)
-    host = settings.host or found.get("host")
+    values = _values(settings)
+    host = settings.host or values.get("host")
     if not host:
         raise ConfigInvalid(
             f"{_origin(settings)} names no host", 'Add "host" to it, or host = "…" beside it'
         )
-    port = settings.port or found.get("port")
+    port = settings.port or values.get("port")
     return Connection(
         host=str(host),
         port=int(port) if port else None,
-        user=settings.user or found.get("user"),
-        password=found.get("password"),
-        database=database or settings.database or found.get("database"),
-        tls=settings.tls or found.get("tls") or ("verify-full" if settings.iam else "prefer"),
+        user=settings.user or values.get("user"),
+        password=values.get("password"),
+        database=database or settings.database or values.get("database"),
+        tls=settings.tls or values.get("tls") or ("verify-full" if settings.iam else "prefer"),
         tls_ca=settings.tls_ca or _rds_ca(str(host)),
     )
 
 
 def _rds_ca(host: str) -> str | None:
-    """The certificate authorities that RDS servers' certificates come from, for RDS hosts."""
+    """Return the file with the certificate authorities of RDS, for hosts of RDS."""
     if host.endswith((".rds.amazonaws.com", ".rds.amazonaws.com.cn")):
         return str(Path(__file__).with_name("rds-ca.pem"))
     return None

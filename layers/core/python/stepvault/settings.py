@@ -185,6 +185,18 @@ class SqliteSource(SourceSettings):
     """The database file; may hold ``*`` and ``**`` to name many small ones."""
     format: Literal["file", "sql"] = "file"
     """file keeps the pages as they are; sql writes a portable script."""
+    exclude: list[str] = []
+    """Files to leave out of what the wildcards of ``path`` match: patterns as in .gitignore, below
+    the folder above the first wildcard, without exceptions (``!``)."""
+
+    @model_validator(mode="after")
+    def _exclude_from_a_pattern(self) -> "SqliteSource":
+        if self.exclude and not any(wildcard in self.path for wildcard in "*?["):
+            raise ValueError(f"exclude needs a path with wildcards, and {self.path} has none")
+        for pattern in self.exclude:
+            if pattern.startswith("!"):
+                raise ValueError(f"exclude knows no exceptions: {pattern}")
+        return self
 
 
 class FilesSource(SourceSettings):

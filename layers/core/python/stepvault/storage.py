@@ -1,12 +1,20 @@
 """The S3 client and what its errors mean. Only multipart, catalog and buckets use it."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
 from stepvault.aws_errors import AwsProblem, error_code, translated
-from stepvault.errors import StepvaultError, StorageUnavailable, VaultDenied, VaultMissing
+from stepvault.deadline import Deadline
+from stepvault.errors import (
+    OutOfTime,
+    StepvaultError,
+    StorageUnavailable,
+    VaultDenied,
+    VaultMissing,
+)
 
 __all__ = ["MISSING_KEY", "client", "error_code", "etag", "vault_errors"]
 
@@ -14,14 +22,52 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
+#: A conditional write was refused: the object is not as it was expected, or is being written.
+CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+#: (seconds left, seconds per read, attempts): what a request may take in the time that is left.
+#: All attempts and the pauses between them (1, 2, 4, … seconds at most) fit into it.
+_HURRY = [(130, 25, 4), (45, 8, 4), (20, 4, 3), (6, 2, 2), (0, 1, 1)]
+_READ_TIMEOUT, _ATTEMPTS = 60, 7
 
 
 @cache
 def client() -> "S3Client":
-    """One S3 client per process, made at first use.
+    """Return the process's S3 client, made at first use, for requests without a deadline."""
+    return _make(_READ_TIMEOUT, _ATTEMPTS)
 
-    From botocore: boto3's own modules, its transfer manager most of all, add a tenth of a second
-    to a cold start and nothing that is used here.
+
+def client_for(deadline: Deadline) -> "S3Client":
+    """Return an S3 client whose requests end, answered or not, before the deadline passes.
+
+    Raises:
+        OutOfTime: the deadline has passed.
+    """
+    left = deadline.remaining()
+    if left >= (_READ_TIMEOUT + 10) * _ATTEMPTS:
+        return client()
+    if left <= 0:
+        raise OutOfTime(f"The time was up after {deadline.elapsed():,.0f} s: S3 was not asked")
+    read_timeout, attempts = next((r, a) for seconds, r, a in _HURRY if left >= seconds)
+    with _making:
+        return _hurried(client(), read_timeout, attempts)
+
+
+_making = threading.Lock()
+
+
+@cache
+def _hurried(_usual: "S3Client", read_timeout: int, attempts: int) -> "S3Client":
+    """Make the client once for as long as the usual one is the same."""
+    return _make(read_timeout, attempts)
+
+
+def _make(read_timeout: int, attempts: int) -> "S3Client":
+    """Make a client with botocore alone.
+
+    boto3's own modules, most of all its transfer manager, add a tenth of a second to a cold start
+    and nothing that is used here.
     """
     import botocore.loaders
     import botocore.session
@@ -35,12 +81,12 @@ def client() -> "S3Client":
 
     session = botocore.session.get_session()
     session.register_component("data_loader", OnlyS3())
-    made = session.create_client(
+    client = session.create_client(
         "s3",
         config=Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard", "max_attempts": 6},
+            connect_timeout=min(10, read_timeout),
+            read_timeout=read_timeout,
+            retries={"mode": "standard", "total_max_attempts": attempts},
             max_pool_connections=64,
             # Part checksums are ours (multipart.py); none is computed twice.
             request_checksum_calculation="when_required",
@@ -49,12 +95,19 @@ def client() -> "S3Client":
             tcp_keepalive=True,
         ),
     )
-    return cast("S3Client", made)
+    return cast("S3Client", client)
 
 
-def etag(told: str | None) -> str | None:
-    """An ETag as we keep it: without the quotes, None if the storage tells none."""
-    return (told or "").strip('"') or None
+def etag(header: str | None) -> str | None:
+    """Return an ETag as we keep it: without the quotes, None if the storage gives none."""
+    return (header or "").strip('"') or None
+
+
+def cut_off_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where a connection breaks inside the body of an answer."""
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+    return OSError, IncompleteReadError, ResponseStreamingError
 
 
 @contextmanager

@@ -13,8 +13,15 @@ from stepvault.buckets import Buckets
 from stepvault.engines.base import ObjectEntry
 from stepvault.engines.files import engine
 from stepvault.engines.files.backup import batches
-from stepvault.errors import SourceChanged, SourceMissing
-from stepvault.records import RestoreOptions
+from stepvault.errors import (
+    BackupTampered,
+    ConfigInvalid,
+    SourceChanged,
+    SourceDenied,
+    SourceMissing,
+    TargetUnsupported,
+)
+from stepvault.records import RestoreOptions, Unrestored
 from stepvault.settings import FilesSource
 from tests.engines.driver import Result, back_up, previous_of, restore_job, run_restore
 
@@ -230,3 +237,132 @@ def test_an_object_replaced_between_its_parts_fails_the_backup(bucket: str, tmp_
     caps = {"buckets": Buckets(), "batch_bytes": 1 << 20}
     with pytest.raises(SourceChanged, match="replaced or deleted while it was read in 3 parts"):
         back_up(engine, source(bucket), tmp_path / "vault", plan=caps, buckets=Replacing())
+
+
+@pytest.fixture
+def archived(bucket: str) -> FilesSource:
+    """One object in an archive class, one under a key that only its writer has."""
+    client = storage.client()
+    client.put_object(Bucket=bucket, Key="old/archived", Body=b"cold", StorageClass="GLACIER")
+    client.put_object(
+        Bucket=bucket,
+        Key="old/foreign-key",
+        Body=b"?",
+        SSECustomerAlgorithm="AES256",
+        SSECustomerKey="0" * 32,
+    )
+    client.put_object(Bucket=bucket, Key="old/plain", Body=b"plain")
+    return source(bucket, "/old")
+
+
+def test_objects_that_cannot_be_read_are_named_and_left_out_where_that_is_allowed(
+    archived: FilesSource, tmp_path: Path
+) -> None:
+    one = archived.model_copy(update={"allow_unreadable": True})
+    results = run(one, tmp_path / "vault")
+    assert restored(one, results, tmp_path / "vault", tmp_path / "to") == {"plain": b"plain"}
+    assert sorted(w for r in results for w in r.warnings) == [
+        "may not be read (InvalidObjectState), left out (1): archived",
+        "may not be read (InvalidRequest), left out (1): foreign-key",
+    ]
+
+
+@pytest.mark.parametrize(("prefix", "fix"), [("archived", "archive class"), ("foreign", "SSE-C")])
+def test_an_object_that_cannot_be_read_is_no_error_to_try_again(
+    archived: FilesSource, tmp_path: Path, prefix: str, fix: str
+) -> None:
+    other = "foreign-key" if prefix == "archived" else "archived"
+    one = archived.model_copy(update={"exclude": [f"/{other}"]})
+    with pytest.raises(SourceDenied, match=f"{prefix}.* may not be read.*{fix}"):
+        run(one, tmp_path / "vault")
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_of_an_object_in_parts_that_cannot_be_read_nothing_is_stored(
+    bucket: str, tmp_path: Path
+) -> None:
+    storage.client().put_object(
+        Bucket=bucket, Key="photos/cold.bin", Body=bytes(3 << 20), StorageClass="GLACIER"
+    )
+    one = source(bucket, allow_unreadable=True)
+    results = run(one, tmp_path / "vault", batch_bytes=1 << 20)
+    assert restored(one, results, tmp_path / "vault", tmp_path / "to") == EXPECTED
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_a_file_of_which_the_backup_lacks_a_part_is_not_put_in_place(
+    bucket: str, tmp_path: Path
+) -> None:
+    """Its other parts, with a hole between them, would look like a whole file."""
+
+    class Denied(Buckets):
+        """S3 that refuses one part: its policy changed for a moment."""
+
+        def read(self, bucket: str, key: str, *more: Any) -> Iterator[bytes]:
+            if key == "photos/big.bin" and more[1] == (1 << 20, 2 << 20):
+                raise SourceDenied(f"s3://{bucket}/{key} may not be read (AccessDenied)")
+            yield from super().read(bucket, key, *more)
+
+    one, vault = source(bucket, allow_unreadable=True), tmp_path / "vault"
+    caps = {"buckets": Buckets(), "batch_bytes": 1 << 20}
+    results = back_up(engine, one, vault, plan=caps, buckets=Denied())
+    with pytest.raises(BackupTampered, match=r"lacks a part of 'big.bin'"):
+        run_restore(engine, restore_job(results, vault, one, path=tmp_path / "to"))
+    reported: list[Unrestored] = []
+    keep_going = RestoreOptions(keep_going=True)
+    job = restore_job(
+        results,
+        vault,
+        one,
+        path=tmp_path / "other",
+        options=keep_going,
+        unrestored=reported.append,
+    )
+    run_restore(engine, job)
+    assert [what.name for what in reported] == ["big.bin"]
+    assert not (tmp_path / "other" / "big.bin").exists()
+    assert (tmp_path / "other" / "a.jpg").exists()
+
+
+def test_names_too_long_for_the_target_are_told_at_the_backup_and_before_the_restore(
+    bucket: str, tmp_path: Path
+) -> None:
+    """A key may have segments that are longer than any file system's names."""
+    long, folder = "x" * 256, "y" * 300
+    for key in ("short", "also/short", long, f"{folder}/inside"):
+        storage.client().put_object(Bucket=bucket, Key=f"long/{key}", Body=key.encode())
+    one, vault = source(bucket, "/long"), tmp_path / "vault"
+    results = run(one, vault)
+    (warning,) = [w for r in results for w in r.warnings]
+    assert "name of over 255 bytes" in warning
+    assert f"(2): {long}, {folder}/inside" in warning
+    target, reported = tmp_path / "to", list[Unrestored]()
+    with pytest.raises(TargetUnsupported, match=r"2 names are longer.*x{256}.*--keep-going"):
+        engine.plan_restore(restore_job(results, vault, one, path=target))
+    assert not target.exists()
+    options = RestoreOptions(keep_going=True)
+    job = restore_job(results, vault, one, path=target, options=options, unrestored=reported.append)
+    run_restore(engine, job)
+    assert {what.name for what in reported} == {long, f"{folder}/inside"}
+    there = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+    assert there == ["also/short", "short"]
+    assert len(engine.differences(job)) == 2
+
+
+def test_keys_are_named_alike_by_all_patterns(like_ours: FilesSource, tmp_path: Path) -> None:
+    results = run(like_ours, tmp_path / "vault")
+    options = RestoreOptions(only=["/a/%", "50%/"])
+    found = restored(like_ours, results, tmp_path / "vault", tmp_path / "to", options=options)
+    assert found["a/%25"] == LIKE_OURS["a/%"]
+    assert found["50%/of"] == LIKE_OURS["50%/of"]
+    assert "a/%2525" not in found
+
+
+def test_a_pattern_that_matches_nothing_is_named(bucket: str, tmp_path: Path) -> None:
+    one = source(bucket)
+    results = run(one, tmp_path / "vault")
+    options = RestoreOptions(only=["*.jpg", "*.jpeg", "!*.png", "/a/"])
+    job = restore_job(results, tmp_path / "vault", one, path=tmp_path / "to", options=options)
+    with pytest.raises(ConfigInvalid, match=r"matches '\*\.jpeg'\."):
+        engine.plan_restore(job)
+    assert not (tmp_path / "to").exists()

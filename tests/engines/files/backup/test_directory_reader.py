@@ -4,6 +4,7 @@ import errno
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
@@ -92,6 +93,21 @@ def test_a_file_that_grows_is_cut_and_reported(root: Path, tmp_path: Path) -> No
     ]
     check_packs(vault)
     assert (restored(root, results, vault, tmp_path / "to") / "a-big").read_bytes() == BIG
+
+
+def test_a_file_rewritten_under_its_old_time_is_reported(root: Path, tmp_path: Path) -> None:
+    """Size and time of modification are as before; the system's own time of change tells."""
+
+    def rewrite() -> None:
+        before = (root / "a-big").stat()
+        with (root / "a-big").open("r+b") as file:
+            file.write(BIG[::-1])
+        os.utime(root / "a-big", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    time.sleep(0.06)  # a change in the same tick of the clock cannot be told
+    assert warnings(changed_while_read(root, tmp_path / "vault", rewrite)) == [
+        "changed while it was read; what is stored may be mixed (1): a-big"
+    ]
 
 
 def test_files_that_vanish_or_turn_into_something_else_are_reported(

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from stepvault.engines.base import RestoreJob
 from stepvault.engines.files import engine
 from stepvault.records import RestoreOptions
 from stepvault.settings import FilesSource
@@ -53,12 +54,17 @@ class Chain:
 
     def restore(self, number: int, target: Path, **job: Any) -> list[str]:
         """Restore a run from the folders that its references name, and compare."""
+        run_restore(engine, self._job(number, target, **job))
+        return self.differences(number, target, **job)
+
+    def differences(self, number: int, target: Path, **job: Any) -> list[str]:
+        return engine.differences(self._job(number, target, **job))
+
+    def _job(self, number: int, target: Path, **job: Any) -> RestoreJob:
         run, results = self.runs[number]
         source = trees.source(self.root, **self.settings)
         vault, earlier = self.vault(run), self._vaults()
-        made = restore_job(results, vault, source, earlier=earlier, path=target, **job)
-        run_restore(engine, made)
-        return engine.differences(made)
+        return restore_job(results, vault, source, earlier=earlier, path=target, **job)
 
 
 def packs(results: list[Result]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from stepvault.engines.files import engine
+from stepvault.records import RestoreOptions
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.files import trees
 
@@ -74,3 +75,39 @@ def test_without_metadata_files_get_what_the_target_gives(tmp_path: Path, giving
     (tmp_path / "tree" / "file").write_text("content")
     restored(tmp_path / "tree", tmp_path, preserve_metadata=False)
     assert "user:1234:rwx" in acl(giving / "file")
+
+
+@pytest.mark.parametrize("mode", [0o4755, 0o2755, 0o6711])
+def test_rights_of_an_owner_are_not_given_to_who_restores(tmp_path: Path, mode: int) -> None:
+    """A program that ran as its owner must not come back as one that runs as root."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    for name in ("somebody-s", "my-own"):
+        (root / name).write_text("#!/bin/true")
+    (root / "folder").mkdir()
+    os.chown(root / "somebody-s", 1234, 1234)
+    os.chown(root / "folder", 1234, 1234)
+    for name in ("somebody-s", "my-own"):
+        (root / name).chmod(mode)
+    (root / "folder").chmod(0o2770)
+    source = trees.source(root)
+    results = back_up(engine, source, tmp_path / "vault")
+    options = RestoreOptions(owner="none")
+    job = restore_job(results, tmp_path / "vault", source, path=tmp_path / "to", options=options)
+    run_restore(engine, job)
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path / "to").iterdir()}
+    assert modes == {"somebody-s": mode & 0o777, "my-own": mode, "folder": 0o770}
+    assert engine.differences(job) == []
+    (tmp_path / "to" / "somebody-s").chmod(mode)
+    assert engine.differences(job) == [f"somebody-s: mode {mode:o}, not {mode & 0o777:o}"]
+
+
+def test_a_task_that_is_repeated_takes_no_acl_away(tmp_path: Path) -> None:
+    root = tmp_path / "tree"
+    (root / "folder").mkdir(parents=True)
+    subprocess.run(["setfacl", "-m", "u:1234:rwx", root / "folder"], check=True)
+    source = trees.source(root)
+    results = back_up(engine, source, tmp_path / "vault")
+    job = restore_job(results, tmp_path / "vault", source, path=tmp_path / "to")
+    run_restore(engine, job, times=2)
+    assert acl(tmp_path / "to" / "folder") == acl(root / "folder")

@@ -25,9 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from stepvault.buffers import END_FRAME as END_FRAME
-from stepvault.buffers import Buffer as Buffer
-from stepvault.buffers import EndFrame as EndFrame
+from stepvault.buffers import END_FRAME as END_FRAME  # noqa: PLC0414 - part of the contract
+from stepvault.buffers import Buffer as Buffer  # noqa: PLC0414
+from stepvault.buffers import EndFrame as EndFrame  # noqa: PLC0414
 from stepvault.records import RestoreOptions, RestoreTask, StoredObject, Unrestored
 
 #: The id of the only unit of a source that is not split.
@@ -56,14 +56,17 @@ class ObjectReader(Protocol):
     """
 
     def list(self, bucket: str, prefix: str) -> "Iterator[ObjectEntry]":
-        """Every object under the prefix, in key order."""
+        """Yield every object under the prefix, in key order."""
         ...
 
     def read(
         self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
     ) -> Iterator[bytes]:
-        """The object's bytes, or those from one offset up to another; SourceChanged if its ETag is
-        no longer the one given."""
+        """Yield the object's bytes, or those from one offset up to another.
+
+        Raises:
+            SourceChanged: its ETag is no longer the one given.
+        """
         ...
 
 
@@ -92,7 +95,7 @@ class PlanJob:
 
 @dataclass(frozen=True)
 class Previous:
-    """An earlier backup that a new one may lean on."""
+    """An earlier backup that a new one may build on."""
 
     run_id: str
     config: Mapping[str, Any]
@@ -143,11 +146,11 @@ class Stream(Protocol):
     """zstd: the path compresses; none: stored as it is."""
 
     def read(self) -> Iterator[Buffer | EndFrame]:
-        """The raw bytes, in order; called once."""
+        """Yield the raw bytes, in order; called once."""
         ...
 
     def result(self) -> "Counts":
-        """What was read; called once, after ``read`` has ended."""
+        """Return what was read; called once, after ``read`` has ended."""
         ...
 
 
@@ -180,10 +183,10 @@ class Snapshot(Protocol):
     warnings: list[str]
     """What the person should know though the backup is whole; may grow while reading."""
     references: Sequence[StoredObject]
-    """Objects of earlier runs (``run_id`` set) that this backup leans on; mostly empty."""
+    """Objects of earlier runs (``run_id`` set) that this backup builds on; mostly empty."""
 
     def streams(self) -> Iterator[Stream]:
-        """The streams, largest first; consumed by several threads under a lock."""
+        """Yield the streams, largest first; consumed by several threads under a lock."""
         ...
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
@@ -191,7 +194,7 @@ class Snapshot(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Called from another thread when time is up: make every blocked ``read`` raise soon."""
+        """Make every blocked ``read`` raise soon; called from another thread when time is up."""
         ...
 
 

@@ -1,6 +1,13 @@
 """Paths of a tree: bytes relative to its root, separated by ``/``; the root itself is ``.``."""
 
+import re
+
 ROOT = b"."
+
+#: How the name begins of the folder, in the target, in which a restore makes files before it moves
+#: them into place; what follows tells one restore from another.
+STAGING = b".stepvault-restore-"
+_DIGEST = re.compile(rb"[0-9a-f]{8,16}")
 
 
 def split(path: bytes) -> tuple[bytes, bytes]:
@@ -23,3 +30,8 @@ def show(path: bytes) -> str:
     """Return the path for a message: one printable line, whatever its bytes."""
     text = path.decode("utf-8", "backslashreplace")
     return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
+
+
+def is_staging(name: bytes) -> bool:
+    """Return whether a restore gives that name to the folder in which it makes files."""
+    return name.startswith(STAGING) and _DIGEST.fullmatch(name, len(STAGING)) is not None

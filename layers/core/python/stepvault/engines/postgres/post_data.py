@@ -12,49 +12,94 @@ import threading
 import time
 from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from pathlib import Path
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import errors, programs, progress, target
-from stepvault.engines.postgres.toc import SECTION_POST_DATA, Entry
-from stepvault.errors import OutOfTime
+from stepvault.engines.postgres import errors, omit, progress, target
+from stepvault.engines.postgres.script import MOST, Script
+from stepvault.engines.postgres.toc import SECTION_POST_DATA, Entry, privileges_last
+from stepvault.errors import OutOfTime, Transient
 
 #: Kinds that take long and concern one table each.
 PARALLEL = {b"INDEX", b"CONSTRAINT"}
 #: Seconds before the end of the function's time at which it stops waiting for statements.
 _RESERVE = 5.0
-#: Settings in a script's head that older servers do not know; they lack what it switches.
-_NEWER = {b"SET transaction_timeout = 0;": 170000}
+#: Foreign keys made in one transaction: each reads two tables, which takes its time.
+_KEYS_AT_ONCE = 16
 
 
-def split(entries: Sequence[Entry], ids: Collection[int]) -> tuple[list[Entry], list[Entry]]:
-    """Split the entries with these ids: those to make in parallel and, in order, those after them.
+@dataclass(frozen=True)
+class Parts:
+    """What follows the rows."""
 
-    What depends on one of the latter is one of them: the index of a materialized view that is
-    grouped by a primary key, as pg_dump can make such a view after that key only.
+    parallel: list[Entry]
+    """Indexes and constraints to make in parallel."""
+    in_turn: list[tuple[list[Entry], int]]
+    """What is made after them, in this order, with how many at most in one transaction."""
+    event_triggers: list[Entry]
+    """What comes last, so that it sees nothing of the restore."""
+
+
+def split(entries: Sequence[Entry], ids: Collection[int]) -> Parts:
+    """Split the entries with these ids.
+
+    What depends on something that is made in turn is made in turn: the index of a materialized
+    view that is grouped by a primary key, as pg_dump can make such a view after that key only.
+    Foreign keys come before all that they do not need, and the contents of materialized views
+    after all else, one by one, so that none of them keeps anything else from being restored.
     """
     late = {e.dump_id for e in entries if e.section == SECTION_POST_DATA and e.kind not in PARALLEL}
+    late = _with_dependents(entries, late)
+    mine = [e for e in entries if e.dump_id in ids]
+    parallel = [e for e in mine if e.kind in PARALLEL and e.dump_id not in late]
+    last = {e.dump_id for e in mine if e.kind == b"EVENT TRIGGER"}
+    last |= {e.dump_id for e in mine if last.intersection(e.dependencies)}
+    away = last | {e.dump_id for e in parallel}
+    rest = [e for e in mine if e.dump_id not in away]
+    contents = [e for e in rest if e.kind == b"MATERIALIZED VIEW DATA"]
+    keys = {e.dump_id for e in rest if e.kind == b"FK CONSTRAINT"}
+    needed = _needed(rest, keys)
+    others = [e for e in rest if e.dump_id not in needed | keys and e not in contents]
+    return Parts(
+        parallel,
+        [
+            ([e for e in rest if e.dump_id in needed - keys], MOST),
+            ([e for e in rest if e.dump_id in keys], _KEYS_AT_ONCE),
+            (privileges_last(others), MOST),
+            (contents, 1),
+        ],
+        [e for e in mine if e.dump_id in last],
+    )
+
+
+def _with_dependents(entries: Sequence[Entry], ids: Collection[int]) -> set[int]:
+    """Add all that depends on these entries."""
     dependents: dict[int, list[int]] = {}
     for entry in entries:
         for needed in entry.dependencies:
             dependents.setdefault(needed, []).append(entry.dump_id)
-    pending = list(late)
+    reached, pending = set(ids), list(ids)
     while pending:
-        above = set(dependents.get(pending.pop(), ())) - late
-        late |= above
+        above = set(dependents.get(pending.pop(), ())) - reached
+        reached |= above
         pending += above
-    mine = [e for e in entries if e.dump_id in ids]
-    alone = [e for e in mine if e.kind in PARALLEL and e.dump_id not in late]
-    parallel = {e.dump_id for e in alone}
-    return alone, [e for e in mine if e.dump_id not in parallel]
+    return reached
 
 
-def known_to(server_version: int, line: bytes) -> bool:
-    """Tell whether a server of that version understands this line of a script."""
-    return server_version >= _NEWER.get(line.strip(), 0)
+def _needed(entries: Sequence[Entry], ids: Collection[int]) -> set[int]:
+    """Collect the entries that these need, with themselves."""
+    by_id = {e.dump_id: e for e in entries}
+    needed: set[int] = set()
+    pending = list(ids)
+    while pending:
+        current = pending.pop()
+        if current in by_id and current not in needed:
+            needed.add(current)
+            pending += by_id[current].dependencies
+    return needed
 
 
 class Builder:
@@ -62,16 +107,13 @@ class Builder:
 
     Args:
         restore: the restore's token, under which its steps are noted.
-        folder: where toc.dat is.
-        options: how pg_restore is to write its scripts.
+        script: writes what makes an entry.
     """
 
-    def __init__(self, job: RestoreJob, restore: str, folder: Path, options: Sequence[str]) -> None:
+    def __init__(self, job: RestoreJob, restore: str, script: Script) -> None:
         self._job = job
         self._restore = restore
-        self._folder = folder
-        self._options = options
-        self._children = programs.Children()
+        self._script = script
         self._lock = threading.Lock()
         self._running: dict[Session, str] = {}
 
@@ -83,7 +125,8 @@ class Builder:
         """
         with target.connect(self._job) as opened:
             self._wait_for_earlier(opened)
-            todo = [e for e in entries if not progress.is_done(opened, self._restore, _step(e))]
+            done = progress.done(opened, self._restore)
+            todo = [e for e in entries if progress.steps([e.dump_id])[0] not in done]
             version = opened.info.server_version
         with ThreadPoolExecutor(max_workers=max(1, self._job.connections)) as pool:
             futures = [pool.submit(self._make, entry, version) for entry in todo]
@@ -132,47 +175,31 @@ class Builder:
     def _make(self, entry: Entry, server_version: int) -> None:
         if self._job.remaining() < _RESERVE:
             return
-        script = self._script(entry, server_version)
+        text = self._script.text_of(entry, server_version)
         with target.connect(self._job) as opened:
             opened.execute(f"SET application_name = '{self._name}'")
             opened.execute("SET lock_timeout = 0")
             with self._lock:
                 self._running[opened] = entry.label
+            note = progress.note(self._restore, *progress.steps([entry.dump_id]))
             try:
                 # One message without BEGIN: it commits even if we are gone by then.
-                opened.execute(progress.note(self._restore, _step(entry)).encode() + script)
+                opened.execute(note.encode() + text)
             except psycopg.Error as error:
-                raise errors.from_server(error, f"cannot make {entry.label}") from error
+                self._failed(entry, error, text, opened)
             finally:
                 with self._lock:
                     del self._running[opened]
         self._job.progress(entry.label, 0)
 
-    def _script(self, entry: Entry, server_version: int) -> bytes:
-        """Write what pg_restore would run for that entry alone."""
-        ids = self._folder / f"ids-{entry.dump_id}"
-        ids.write_text(f"{entry.dump_id};\n")
-        arguments = ["pg_restore", f"--use-list={ids}", "--file=-", *self._options]
-        script = programs.run(
-            self._children,
-            target.address(self._job),
-            [*arguments, str(self._folder)],
-            self._job.remaining,
-        )
-        return b"".join(
-            line
-            for line in script.splitlines(keepends=True)
-            if known_to(server_version, line) and not _meta(line)
-        )
-
-
-def _meta(line: bytes) -> bool:
-    """Tell psql's own commands, with which pg_restore guards its scripts."""
-    return line.startswith((b"\\restrict ", b"\\unrestrict "))
-
-
-def _step(entry: Entry) -> str:
-    return f"entry {entry.dump_id}"
+    def _failed(self, entry: Entry, error: psycopg.Error, text: bytes, opened: Session) -> None:
+        """Raise, or report the entry and go on."""
+        known = errors.from_server(error, f"cannot make {entry.label}")
+        if isinstance(known, Transient) or opened.closed or not self._job.options.keep_going:
+            raise known from error
+        reason = error.diag.message_primary or known.message
+        statement = (entry.definition or text).decode(errors="replace").strip()
+        self._job.unrestored(omit.unrestored(entry, reason, statement))
 
 
 def _cut(opened: Session) -> None:

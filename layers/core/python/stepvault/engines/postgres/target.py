@@ -1,7 +1,5 @@
 """Prepare the database to restore into: create it if need be, refuse one that holds data."""
 
-import logging
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +10,7 @@ from psycopg import Connection as Session
 from psycopg import sql
 
 from stepvault.engines.base import Connection, RestoreJob
-from stepvault.engines.postgres import errors, programs, progress, session, toc
+from stepvault.engines.postgres import errors, programs, session, toc
 from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import (
     ConfigInvalid,
@@ -21,8 +19,6 @@ from stepvault.errors import (
     TargetMissing,
     TargetNotEmpty,
 )
-
-log = logging.getLogger(__name__)
 
 #: Comment of a database that a plan has created, until the restore's end.
 _OURS = "Made by a Stepvault restore that has not ended"
@@ -53,14 +49,6 @@ WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
                     AND d.objid = thing.oid AND d.deptype = 'e')
 ORDER BY rank, name LIMIT 4
 """
-
-#: Where statements about a database name it, quoted or not.
-_ABOUT_DATABASE = (
-    rb"^((?:ALTER|ALTER ROLE .+? IN|COMMENT ON|SECURITY LABEL FOR .+? ON|(?:GRANT|REVOKE) [A-Z, ]+ ON)"
-    rb' DATABASE) (?:%b|"%b")(?= )'
-)
-_STATEMENTS = re.compile(rb"(?<=;)\n+(?=(?:ALTER|COMMENT|SECURITY|GRANT|REVOKE) )")
-_ROLES = re.compile(rb"ALTER ROLE |GRANT |REVOKE ")
 
 #: Which rows of extensions' configuration tables are not of the extension's own script.
 _CONDITIONS = """
@@ -114,8 +102,10 @@ def exists(job: RestoreJob) -> bool:
     return True
 
 
-def create(job: RestoreJob, *, note: bool = False) -> None:
+def create(job: RestoreJob, *, note: bool = False) -> bool:
     """Create the database as the backup's was: same encoding, same locale.
+
+    Returns False if it exists by now.
 
     Args:
         job: the restore.
@@ -123,8 +113,12 @@ def create(job: RestoreJob, *, note: bool = False) -> None:
     """
     name = name_of(job)
     facts: Mapping[str, Any] = job.facts[0] if job.facts else {}
-    wanted = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
-        sql.Identifier(name), sql.Literal(facts.get("encoding", "UTF8")), _locale(facts)
+    owner = job.options.owner
+    wanted = sql.SQL("CREATE DATABASE {}{} TEMPLATE template0 ENCODING {} {}").format(
+        sql.Identifier(name),
+        sql.SQL("" if owner in ("keep", "none") else " OWNER {}").format(sql.Identifier(owner)),
+        sql.Literal(facts.get("encoding", "UTF8")),
+        _locale(facts),
     )
     with elsewhere(job) as maintenance:
         try:
@@ -133,9 +127,14 @@ def create(job: RestoreJob, *, note: bool = False) -> None:
                 comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
                 maintenance.execute(comment.format(sql.Identifier(name), sql.Literal(_OURS)))
         except psycopg.errors.DuplicateDatabase:
-            return
+            return False
+        except psycopg.errors.UndefinedObject as error:
+            if owner in ("keep", "none"):
+                raise errors.from_server(error, f"cannot create database {name}") from error
+            raise missing_roles([owner]) from error
         except psycopg.Error as error:
             raise errors.from_server(error, f"cannot create database {name}") from error
+    return True
 
 
 def is_ours(opened: Session) -> bool:
@@ -146,42 +145,6 @@ def is_ours(opened: Session) -> bool:
         [_OURS],
     ).fetchone()
     return bool(row and row[0])
-
-
-def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
-    """Give a database that the restore made its settings, comment and grants of the backup.
-
-    What cannot be set here (a role that is not there, a setting that takes a superuser) is logged
-    and left: the database is whole without it.
-
-    Args:
-        opened: a session in it.
-        entries: those about the database as such.
-        owner: as in the restore's options; statements that name roles are run with ``keep`` only.
-    """
-    new = sql.Identifier(opened.info.dbname).as_bytes(opened)
-    if is_ours(opened):
-        opened.execute(b"COMMENT ON DATABASE %b IS NULL" % new)
-    for entry in entries:
-        plain = entry.kind in (b"DATABASE", b"DATABASE PROPERTIES")
-        old = re.escape(entry.tag if plain else entry.tag.removeprefix(b"DATABASE "))
-        names = re.compile(_ABOUT_DATABASE % (old, old.replace(b'"', b'""')), re.MULTILINE)
-        for statement in _STATEMENTS.split(entry.definition or b""):
-            if _ROLES.match(statement) and owner != "keep":
-                continue
-            renamed = names.sub(lambda m: m[1] + b" " + new, statement, count=1)
-            if entry.kind == b"DATABASE" or renamed == statement:
-                continue
-            try:
-                with opened.transaction():
-                    opened.execute(renamed)
-            except psycopg.Error as error:
-                if opened.closed:
-                    raise
-                reason = str(error).splitlines()[0]
-                log.warning(
-                    "postgres: not restored: %s (%s)", statement.decode(errors="replace"), reason
-                )
 
 
 def drop(job: RestoreJob) -> None:
@@ -294,19 +257,12 @@ def switch_off_triggers(opened: Session) -> None:
         raise errors.from_server(error, "cannot switch off triggers") from error
 
 
-def require_roles(opened: Session, needed: Sequence[str]) -> None:
-    """Raise TargetMissing, naming the roles that the target's server lacks."""
-    row = opened.execute(
-        "SELECT pg_catalog.array_agg(r) FROM pg_catalog.unnest(%s::text[]) AS r"
-        " WHERE r NOT IN (SELECT rolname::text FROM pg_catalog.pg_roles)",
-        [list(needed)],
-    ).fetchone()
-    missing = [session.text(r) for r in (row[0] if row else None) or ()]
-    if missing:
-        raise TargetMissing(
-            f"the target's server has no role {', '.join(missing[:5])}",
-            "Create them (globals.sql in the backup does), or restore with another owner or none",
-        )
+def missing_roles(names: Sequence[str]) -> TargetMissing:
+    """Explain that the target's server lacks these roles."""
+    return TargetMissing(
+        f"the target's server has no role {', '.join(names[:5])}",
+        "Create them (globals.sql in the backup does), or restore with another owner or none",
+    )
 
 
 def elsewhere(job: RestoreJob) -> Session:
@@ -332,18 +288,3 @@ def _locale(facts: Mapping[str, Any]) -> sql.Composable:
         words = f"LOCALE_PROVIDER {provider} {provider.upper()}_LOCALE {{}}"
         parts.append(sql.SQL(words).format(sql.Literal(facts["locale"])))
     return sql.SQL(" ").join(parts)
-
-
-def end(opened: Session, about: Sequence[Entry] | None, owner: str) -> None:
-    """End a restore: ``describe`` the database, if asked to, and forget its progress.
-
-    One transaction, as what is set for the database could keep another attempt from its work.
-    """
-    try:
-        with opened.transaction():
-            if about is not None:
-                describe(opened, about, owner)
-            opened.execute(f"DROP SCHEMA IF EXISTS {progress.SCHEMA} CASCADE".encode())
-    except psycopg.Error as error:
-        what = f"cannot end the restore of database {opened.info.dbname}"
-        raise errors.from_server(error, what) from error

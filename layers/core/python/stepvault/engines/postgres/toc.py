@@ -5,6 +5,7 @@ not changed is written back byte for byte. Strings stay bytes: they are in the d
 encoding.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,6 +24,14 @@ _SUFFIXES = {0: "", 1: ".gz", 2: ".lz4", 3: ".zst"}
 SETTINGS = frozenset((b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"))
 #: Kinds that are about another thing; the tag begins with that thing's kind.
 _REMARKS = (b"ACL", b"COMMENT", b"SECURITY LABEL")
+_PRIVILEGES = (b"ACL", b"DEFAULT ACL")
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+#: How pg_dump writes options of a column.
+_COLUMN_OPTIONS = re.compile(
+    rb"^ALTER (?:FOREIGN )?TABLE ONLY %b\.%b ALTER COLUMN %b SET \((.*)\);\n?"
+    % (_NAME, _NAME, _NAME),
+    re.MULTILINE,
+)
 #: A TABLE DATA entry marked so is loaded without a TRUNCATE before it, even in parallel.
 _NO_TRUNCATE = b"-- load via partition root "
 
@@ -169,6 +178,13 @@ class Toc:
         first = next(
             (i for i, e in enumerate(self.entries) if e.section >= SECTION_DATA), len(self.entries)
         )
+        # Rows of extensions' tables come before all others, which may need them: pg_dump does
+        # not know it, and pg_restore -j loads both at once.
+        extensions = [i for i, e in enumerate(self.entries) if e.kind == b"TABLE DATA"]
+        if extensions:
+            first = extensions[-1] + 1
+            for entry in added:
+                entry.dependencies.append(self.entries[extensions[-1]].dump_id)
         # A foreign key locks its table, then all partitions' indexes; an index attached to its
         # parent's at that moment locks them the other way round, and pg_restore -j deadlocks
         # (13 times in 57 here; what pg_dump writes is spared only by the order of sizes).
@@ -186,6 +202,21 @@ class Toc:
         rows = [e for e in self.entries if e.kind == b"TABLE DATA"]
         for earlier, entry in pairwise(rows):
             entry.dependencies.append(earlier.dump_id)
+
+    def drop_internal_options(self) -> None:
+        """Drop options of columns that are the server's own and that no other server knows.
+
+        A server may keep options that begin with ``pg_`` where users keep theirs; a pg_dump that
+        is older than the server writes them as if they were the user's.
+        """
+        for entry in self.entries:
+            if b"pg_" in (entry.definition or b""):
+                entry.definition = _COLUMN_OPTIONS.sub(_users_options, entry.definition or b"")
+
+
+def privileges_last(entries: Sequence[Entry]) -> list[Entry]:
+    """Sort privileges behind all else, as pg_restore does: they may take rights from ourselves."""
+    return sorted(entries, key=lambda e: e.kind in _PRIVILEGES)
 
 
 def read(data: bytes) -> Toc:
@@ -215,6 +246,16 @@ def write(toc: Toc) -> bytes:
     for entry in toc.entries:
         _put_entry(out, entry, toc.version)
     return bytes(out)
+
+
+def _users_options(statement: re.Match[bytes]) -> bytes:
+    """Write the statement without the server's own options, or nothing if it has no others."""
+    kept = [o for o in statement[1].split(b", ") if not o.startswith(b"pg_")]
+    if not kept:
+        return b""
+    whole = statement[0]
+    start = statement.start(1) - statement.start()
+    return whole[:start] + b", ".join(kept) + whole[start + len(statement[1]) :]
 
 
 def _put_entry(out: bytearray, e: Entry, version: tuple[int, int, int]) -> None:

@@ -27,15 +27,14 @@ from stepvault.engines.base import (
 )
 from stepvault.engines.sqlite import restore, verify
 from stepvault.engines.sqlite.discovery import (
-    Database,
     DatabaseFile,
     DatabaseObject,
+    Found,
     find_files,
     find_objects,
-    is_object,
-    is_pattern,
-    object_names,
+    leave_out_others,
 )
+from stepvault.engines.sqlite.paths import is_object, is_pattern, object_names
 from stepvault.engines.sqlite.snapshot import DatabaseSnapshot, freeze
 from stepvault.engines.sqlite.streams import FileStream, ObjectStream
 from stepvault.errors import SourceUnsupported, StepvaultError
@@ -72,9 +71,10 @@ class SqliteEngine:
 
     def plan(self, job: PlanJob) -> Iterator[UnitDraft]:
         """Make one unit; what cannot be listed here is reported when the source is opened."""
-        databases: Sequence[Database] = []
+        found = Found()
         with suppress(StepvaultError):
-            databases = _find(job.source, job)[0]
+            found = _find(job.source, job)
+        databases = found.databases
         yield UnitDraft(
             WHOLE, estimated_bytes=sum(d.size for d in databases), estimated_files=len(databases)
         )
@@ -83,15 +83,23 @@ class SqliteEngine:
     def open(self, job: Job) -> Iterator[SqliteSnapshot]:
         """List the databases; freeze a single one now, each of many while its stream is read."""
         source: SqliteSource = job.source
-        databases, warnings = _find(source, job)
+        found = _find(source, job)
+        if is_pattern(source.path):
+            leave_out_others(found)
+        databases = found.databases
         suffix = ".sql.zst" if source.format == "sql" else ".sqlite.zst"
         snapshot = SqliteSnapshot(
             parallel=max(1, min(job.connections, len(databases))),
-            facts={"sqlite": sqlite3.sqlite_version, "databases": len(databases)},
-            warnings=warnings,
+            facts={
+                "sqlite": sqlite3.sqlite_version,
+                "databases": len(databases),
+                "left_out": found.left_out,
+            },
+            warnings=found.warnings,
         )
         with ExitStack() as stack:
-            for database, name in zip(databases, object_names(databases, suffix), strict=True):
+            names = object_names((d.relative for d in databases), suffix)
+            for database, name in zip(databases, names, strict=True):
                 snapshot._streams.append(self._stream(job, snapshot, database, name, stack))
             yield snapshot
 
@@ -125,11 +133,9 @@ class SqliteEngine:
         return verify.differences(job)
 
 
-def _find(
-    source: SqliteSource, job: Job | PlanJob
-) -> tuple[Sequence[DatabaseFile | DatabaseObject], list[str]]:
+def _find(source: SqliteSource, job: Job | PlanJob) -> Found:
     if not is_object(source.path):
-        return find_files(source.path)
+        return find_files(source.path, source.exclude)
     if source.format == "sql":
         raise SourceUnsupported(
             f'{source.path}: format = "sql" needs a file, not an object in S3',
@@ -137,7 +143,7 @@ def _find(
         )
     if job.buckets is None:
         raise SourceUnsupported(f"{source.path} cannot be read here: no access to S3", "")
-    return find_objects(source.path, job.buckets), []
+    return find_objects(source.path, job.buckets, source.exclude)
 
 
 engine = SqliteEngine()

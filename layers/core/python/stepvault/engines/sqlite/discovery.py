@@ -1,22 +1,22 @@
-"""Which databases a source's path names, and what their objects are called."""
+"""Which databases a source's path names, and what lies there besides."""
 
-import glob
-import hashlib
+import errno
 import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from stepvault.engines.base import ObjectEntry, ObjectReader
 from stepvault.engines.object_paths import SAME_AS_FOLDER, path_of
-from stepvault.engines.sqlite.errors import from_system
+from stepvault.engines.sqlite.errors import from_system, reading
+from stepvault.engines.sqlite.paths import PARTIAL, is_pattern, shown, split_pattern
+from stepvault.engines.sqlite.patterns import Exclusion, Pattern, State
 from stepvault.engines.sqlite.session import COMPANIONS
-from stepvault.errors import BackupTampered, SourceMissing
+from stepvault.engines.sqlite.snapshot import check_is_database, head_of
+from stepvault.errors import Permanent, SourceCorrupt, SourceMissing, SourceUnsupported
 
-_SUFFIXES = {".db", ".db3", ".sqlite", ".sqlite3"}
-_MAX_NAME = 500
+_HEAD = 4_096
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class DatabaseFile(Database):
 
     path: Path
 
+    def head(self) -> bytes | None:
+        """Read the file's first bytes; None if it is being backed up as a database already."""
+        with reading(self.name):
+            return head_of(self.path, self.name)
+
 
 @dataclass(frozen=True)
 class DatabaseObject(Database):
@@ -45,19 +50,31 @@ class DatabaseObject(Database):
     entry: ObjectEntry
     buckets: ObjectReader
 
-
-def is_pattern(path: str) -> bool:
-    """Tell whether a source's path may name many databases."""
-    return glob.has_magic(path)
-
-
-def is_object(path: str) -> bool:
-    """Tell whether a source's path names objects in S3."""
-    return path.startswith("s3://")
+    def head(self) -> bytes:
+        """Read the object's first bytes."""
+        part = (0, min(_HEAD, self.size))
+        pieces = self.buckets.read(self.bucket, self.entry.key, self.entry.etag, part)
+        return next(iter(pieces), b"") if self.size else b""
 
 
-def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
-    """List the databases that a path or pattern names, largest first, and warnings.
+@dataclass
+class Found:
+    """What a source's path names."""
+
+    databases: Sequence[DatabaseFile | DatabaseObject] = ()
+    """Largest first."""
+    warnings: list[str] = field(default_factory=list)
+    left_out: int = 0
+    """Files that the pattern matches and that are not backed up."""
+
+    def leave_out(self, name: str, why: str) -> None:
+        """Note a file or folder that is not backed up though the pattern matches it."""
+        self.left_out += 1
+        self.warnings.append(f"{name} {why}: not backed up; name it in exclude if that is right")
+
+
+def find_files(path: str, exclude: Sequence[str] = ()) -> Found:
+    """List the files that a path or pattern names.
 
     A file with several names is listed once. SQLite's own companion files are not databases.
 
@@ -66,54 +83,63 @@ def find_files(path: str) -> tuple[list[DatabaseFile], list[str]]:
     """
     if not is_pattern(path):
         one = Path(path)
-        try:
+        with reading(shown(path)):
             size = one.stat().st_size
-        except OSError as error:
-            raise from_system(error, path) from error
-        return [DatabaseFile(path, one.name, size, one)], []
-    root = fixed_part(path)
+        return Found([DatabaseFile(shown(path), one.name, size, one)])
+    root, below = split_pattern(path)
     if not Path(root).is_dir():
-        raise from_system(FileNotFoundError(), root)
+        raise from_system(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), root)
+    found = Found()
     by_inode: dict[tuple[int, int], DatabaseFile] = {}
-    warnings = []
-    for file in _matching(path, root):
+    for relative in _walk(root, Pattern(below), Exclusion(exclude), found):
+        file = Path(root, relative)
         try:
-            status = Path(file).stat()
-        except FileNotFoundError:  # gone since it was listed
-            continue
+            status = file.stat()
         except OSError as error:
-            raise from_system(error, shown(file)) from error
+            if file.is_symlink():
+                found.leave_out(
+                    shown(file), f"is a link to {shown(file.readlink())}, {_why(error)}"
+                )
+            elif error.errno != errno.ENOENT:  # else it is gone since it was listed
+                raise from_system(error, shown(file)) from error
+            continue
         first = by_inode.setdefault(
             (status.st_dev, status.st_ino),
-            DatabaseFile(shown(file), os.path.relpath(file, root), status.st_size, Path(file)),
+            DatabaseFile(shown(file), relative, status.st_size, file),
         )
-        if first.path != Path(file):
-            warnings.append(
+        if first.relative != relative:
+            found.warnings.append(
                 f"{shown(file)} is another name of {first.name}: stored once, under that one"
             )
     if not by_inode:
-        raise _nothing(path)
-    return sorted(by_inode.values(), key=lambda d: (-d.size, d.relative)), warnings
+        raise _nothing(path, exclude, found)
+    found.databases = _largest_first(by_inode.values())
+    return found
 
 
-def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
-    """List the S3 objects that ``s3://bucket/key`` or a pattern of keys names, largest first.
+def find_objects(path: str, buckets: ObjectReader, exclude: Sequence[str] = ()) -> Found:
+    """List the S3 objects that ``s3://bucket/key`` or a pattern of keys names.
 
     Raises:
         SourceMissing, SourceDenied, SourceUnreachable: nothing there, or no access.
     """
-    bucket, _, pattern = path.removeprefix("s3://").partition("/")
-    if not bucket or not pattern:
+    bucket, _, key = path.removeprefix("s3://").partition("/")
+    if not bucket or not key:
         raise SourceMissing(f"{path} names no object", "write s3://bucket/key")
-    if not is_pattern(pattern):
-        entries = [e for e in buckets.list(bucket, pattern) if e.key == pattern]
-        root = pattern.rpartition("/")[0]
+    if not is_pattern(key):
+        entries = [e for e in buckets.list(bucket, key) if e.key == key]
+        root = key.rpartition("/")[0]
     else:
-        root = fixed_part(pattern).removeprefix(".")  # keys have no folder to start from
-        matches = _regex(pattern).fullmatch
-        entries = [e for e in buckets.list(bucket, root) if matches(e.key)]
+        root, _ = split_pattern(key)
+        root = root.removeprefix(".")  # keys have no folder to start from
+        pattern, exclusion = Pattern(key), Exclusion(exclude)
+        entries = [
+            e
+            for e in buckets.list(bucket, root)
+            if pattern.matches(e.key) and not exclusion.excludes_below(_below(e.key, root))
+        ]
     keys = {e.key for e in entries}
-    below = {e.key: path_of(e.key.removeprefix(root).removeprefix("/")) for e in entries}
+    below = {e.key: path_of(_below(e.key, root)) for e in entries}
     folders = {str(above) for path in below.values() for above in PurePosixPath(path).parents}
     databases = [
         DatabaseObject(
@@ -128,8 +154,44 @@ def find_objects(path: str, buckets: ObjectReader) -> list[DatabaseObject]:
         if not _is_companion(entry.key, keys)
     ]
     if not databases:
-        raise _nothing(path)
+        raise _nothing(path, exclude, Found())
+    return Found(_largest_first(databases))
+
+
+def leave_out_others(found: Found) -> None:
+    """Leave out of what a pattern named all that is not a database, with a warning each.
+
+    Raises:
+        SourceCorrupt, SourceUnsupported: none of it is a database.
+    """
+    databases: list[DatabaseFile | DatabaseObject] = []
+    refused: Permanent | None = None
+    for database in found.databases:
+        try:
+            head = database.head()
+            if head is not None:
+                check_is_database(head, database.size, database.name)
+        except (SourceCorrupt, SourceUnsupported) as error:
+            refused = refused or error
+            found.left_out += 1
+            found.warnings.append(
+                f"{error.message}: not backed up; name it in exclude if that is right"
+            )
+        else:
+            databases.append(database)
+    if refused and not databases:
+        raise refused
+    found.databases = databases
+
+
+def _largest_first(
+    databases: Iterable[DatabaseFile | DatabaseObject],
+) -> list[DatabaseFile | DatabaseObject]:
     return sorted(databases, key=lambda d: (-d.size, d.relative))
+
+
+def _below(key: str, root: str) -> str:
+    return key.removeprefix(root).removeprefix("/")
 
 
 def _beside_folders(path: str, folders: set[str]) -> str:
@@ -137,86 +199,58 @@ def _beside_folders(path: str, folders: set[str]) -> str:
     return f"{path}/{SAME_AS_FOLDER}" if path in folders else path
 
 
-def fixed_part(pattern: str) -> str:
-    """Return the folder above the first wildcard of a pattern."""
-    parts = pattern.split("/")
-    first = next(i for i, part in enumerate(parts) if glob.has_magic(part))
-    return "/".join(parts[:first]) or ("/" if pattern.startswith("/") else ".")
+def _walk(root: str, pattern: Pattern, exclusion: Exclusion, found: Found) -> Iterator[str]:
+    """List the files below root that match, in order; enter no links and no excluded folders."""
+    pending: list[tuple[str, State]] = [("", pattern.start)]
+    while pending:
+        folder, state = pending.pop()
+        entries = _entries(os.path.join(root, folder))
+        names = {entry.name for entry in entries}
+        folders: list[tuple[str, State]] = []
+        for entry in entries:
+            relative = f"{folder}/{entry.name}" if folder else entry.name
+            after = pattern.enter(state, entry.name)
+            is_folder = Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+            if not after or exclusion.excludes(relative, folder=is_folder):
+                continue
+            if not is_folder:
+                if pattern.is_match(after) and not _is_ours(entry.name, names):
+                    yield relative
+            elif entry.is_symlink():
+                found.leave_out(shown(entry.path), "is a link to a folder, which is not followed")
+            else:
+                if pattern.is_match(after) and not pattern.any_name:
+                    found.leave_out(shown(entry.path), "is a folder, not a database")
+                if pattern.may_match_below(after):
+                    folders.append((relative, after))
+        pending += reversed(folders)
 
 
-def object_names(databases: Sequence[Database], suffix: str) -> Iterator[str]:
-    """Give each database a safe and unique object name: its path with odd characters replaced."""
-    taken: set[str] = set()
-    for database in databases:
-        stem, extension = os.path.splitext(database.relative)
-        plain = stem if extension.lower() in _SUFFIXES else database.relative
-        parts = [re.sub(r"[^A-Za-z0-9_.=@+,-]", "_", part) for part in plain.split("/")]
-        safe = "/".join(part if part[:1].isalnum() else f"_{part}" for part in parts)
-        digest = hashlib.sha256(os.fsencode(database.relative)).hexdigest()[:16]
-        if len(safe) > _MAX_NAME:
-            safe = digest
-        if f"{safe}{suffix}".casefold() in taken:
-            safe = f"{safe}-{digest}"
-        taken.add(f"{safe}{suffix}".casefold())
-        yield f"{safe}{suffix}"
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with closing(os.scandir(folder)) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise from_system(error, shown(folder)) from error
 
 
-def shown(path: str | Path) -> str:
-    r"""Return a path for people: bytes that are no text are written as ``\xff``."""
-    return os.fsencode(path).decode(errors="backslashreplace")
-
-
-def quoted(relative: str) -> str:
-    """Return a path of any bytes as text that JSON can hold."""
-    return quote_from_bytes(os.fsencode(relative), safe="/ ")
-
-
-def unquoted(text: str) -> str:
-    """Return the path that was quoted.
-
-    Raises:
-        BackupTampered: it would lead out of the folder that it is put under.
-    """
-    relative = os.fsdecode(unquote_to_bytes(text))
-    parts = relative.split("/")
-    if not relative or "\0" in relative or set(parts) & {"", ".", ".."}:
-        raise BackupTampered(
-            f"the backup says that a database lies at {relative!r}, outside of its folder",
-            "do not restore this backup: its manifest was changed",
-        )
-    return relative
-
-
-def _matching(pattern: str, root: str) -> Iterator[str]:
-    """List the files below root that the pattern matches; links to folders are not followed."""
-
-    def refuse(error: OSError) -> None:
-        raise from_system(error, shown(os.fsdecode(error.filename or root))) from error
-
-    matches = _regex(pattern).fullmatch
-    depth = None if "**" in pattern else pattern.count("/")
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        if depth is not None and os.path.join(folder, "x").count("/") >= depth:
-            folders.clear()
-        folders.sort()
-        here = set(files)
-        for file in sorted(files):
-            path = os.path.join(folder, file) if folder != "." else file
-            if matches(path.removeprefix("./")) and not _is_companion(file, here):
-                yield path
-
-
-def _regex(pattern: str) -> re.Pattern[str]:
-    return re.compile(
-        glob.translate(pattern.removeprefix("./"), recursive=True, include_hidden=True)
-    )
+def _is_ours(name: str, beside: set[str]) -> bool:
+    """Tell whether a file belongs to a database beside it, or to a restore under way."""
+    return name.startswith(PARTIAL) or _is_companion(name, beside)
 
 
 def _is_companion(name: str, beside: set[str]) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in beside for end in COMPANIONS)
 
 
-def _nothing(path: str) -> SourceMissing:
+def _why(error: OSError) -> str:
+    return "which does not exist" if error.errno == errno.ENOENT else str(error.strerror).lower()
+
+
+def _nothing(path: str, exclude: Sequence[str], found: Found) -> SourceMissing:
+    left_out = f" ({'; '.join(found.warnings[:3])})" if found.warnings else ""
+    but = f" but what exclude names ({', '.join(exclude)})" if exclude else ""
     return SourceMissing(
-        f"no SQLite database at {path}", "check the path or the pattern ('**' crosses folders)"
+        f"no SQLite database at {path}{but}{left_out}",
+        "check the path or the pattern ('**' crosses folders)",
     )

@@ -32,7 +32,7 @@ from typing import Any, Literal
 
 from stepvault.engines.sqlite.errors import cancelled, reading
 from stepvault.engines.sqlite.integrity import examine
-from stepvault.engines.sqlite.session import Session, companion, connect
+from stepvault.engines.sqlite.session import Session, companion, connect, open_new
 from stepvault.engines.sqlite.wal import BLOCK, Header, Wal
 from stepvault.errors import SourceBusy, SourceChanged, SourceCorrupt, SourceUnsupported
 
@@ -42,6 +42,7 @@ CHECKED_BYTES = 64 << 20
 #: The page that holds this byte of the file is for locks; SQLite never writes it.
 LOCK_BYTE = 0x40000000
 
+_HEAD = 4_096
 _ATTEMPTS = 1_000
 _COPY_PAGES = 4_096
 _PROGRESS_STEPS = 100_000
@@ -179,8 +180,8 @@ def _open_snapshot(
     files: list[int] = []
     stack.callback(_close, files)
     files.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    head = os.pread(files[0], 4_096, 0)
-    check_magic(head, os.fstat(files[0]).st_size, name)
+    head = os.pread(files[0], _HEAD, 0)
+    check_is_database(head, os.fstat(files[0]).st_size, name)
     session = connect(path, name, head, identity[0])
     stack.callback(session.connection.close)  # called before the files close: last in, first out
     session.connection.set_progress_handler(stop.is_set, _PROGRESS_STEPS)
@@ -230,7 +231,23 @@ def _alone(identity: tuple[int, int], name: str) -> Iterator[None]:
             _held.discard(identity)
 
 
-def check_magic(head: bytes, size: int, name: str) -> None:
+def head_of(path: Path, name: str) -> bytes | None:
+    """Read the first bytes of a file; None if this process holds it as a database.
+
+    Then it must not be opened and closed here: that would drop the locks on it.
+
+    Raises:
+        OSError: it cannot be read.
+        SourceUnsupported: it is not a regular file.
+    """
+    with _held_lock:
+        if _identity(path, name) in _held:
+            return None
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+
+
+def check_is_database(head: bytes, size: int, name: str) -> None:
     """Refuse what is not an SQLite database, by its first bytes (up to a page); an empty file is one.
 
     Raises:
@@ -301,9 +318,9 @@ def _begin_at_known_commit(
     log for us. If all are, the file is complete, and held whichever way SQLite began.
     """
     for _ in range(_ATTEMPTS):
-        before = Header.read(shm)
+        before = Header.read(shm, name)
         _begin_reading(connection)
-        after = Header.read(shm)
+        after = Header.read(shm, name)
         if before and after and before.commit == after.commit:
             return after
         connection.execute("ROLLBACK")
@@ -336,10 +353,8 @@ def _copied(
             raise cancelled(name)
 
     copy = scratch / f"copy-{files[0]}.sqlite"
-    target = sqlite3.connect(copy, isolation_level=None)
+    target = open_new(copy)
     try:
-        target.execute("PRAGMA synchronous = OFF")
-        target.execute("PRAGMA journal_mode = OFF")
         connection.backup(target, pages=_COPY_PAGES, progress=step)
     finally:
         target.close()

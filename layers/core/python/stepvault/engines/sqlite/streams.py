@@ -1,6 +1,7 @@
 """The streams of a source: one per database, read from its file, as a script, or from S3."""
 
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts
-from stepvault.engines.sqlite.discovery import DatabaseFile, DatabaseObject, quoted
+from stepvault.engines.sqlite.discovery import DatabaseFile, DatabaseObject
 from stepvault.engines.sqlite.errors import cancelled, reading
+from stepvault.engines.sqlite.paths import quoted
 from stepvault.engines.sqlite.script import Script
-from stepvault.engines.sqlite.snapshot import DatabaseSnapshot, check_magic, freeze
+from stepvault.engines.sqlite.snapshot import DatabaseSnapshot, check_is_database, freeze
 from stepvault.errors import (
     ShortRead,
     SourceChanged,
@@ -52,8 +54,13 @@ class FileStream:
             ) from error
 
     def _read(self, snapshot: DatabaseSnapshot) -> Iterator[bytes | memoryview]:
+        with reading(snapshot.name):
+            status = self.database.path.stat()
         self._facts = {
             "path": quoted(self.database.relative),
+            "mode": f"{stat.S_IMODE(status.st_mode) & 0o777:04o}",
+            "uid": status.st_uid,
+            "gid": status.st_gid,
             "format": self.form,
             "journal_mode": snapshot.journal_mode,
             "method": snapshot.method,
@@ -113,7 +120,7 @@ class ObjectStream:
                 head += piece[:4_096]
             done += len(piece)
             yield piece
-        check_magic(head, entry.size, self.database.name)
+        check_is_database(head, entry.size, self.database.name)
         if done != entry.size:
             raise ShortRead(
                 f"{self.database.name} ended after {done} of {entry.size} bytes", "try again"

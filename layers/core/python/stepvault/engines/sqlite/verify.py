@@ -7,25 +7,28 @@ from contextlib import closing
 from pathlib import Path
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.sqlite.discovery import shown
 from stepvault.engines.sqlite.integrity import examine
+from stepvault.engines.sqlite.paths import shown
 from stepvault.engines.sqlite.script import Script
 from stepvault.engines.sqlite.session import open_file
-from stepvault.engines.sqlite.target import has_logs, placements
-from stepvault.records import StoredObject
+from stepvault.engines.sqlite.target import Placement, has_logs, is_script, placements
+from stepvault.errors import StepvaultError
 
 _SIGNS_OF_DAMAGE = 10
 
 
 def differences(job: RestoreJob) -> list[str]:
     """Return a line for each sign of damage and each database whose content differs."""
+    job.not_compared("mode and owner of the database files")
     lines: list[str] = []
-    for stored, place in placements(job):
-        lines += [f"{shown(place)}: {line}" for line in _differences(stored, place)]
+    for placement in placements(job):
+        place = shown(placement.place)
+        lines += [f"{place}: {line}" for line in _differences(placement)]
     return lines
 
 
-def _differences(stored: StoredObject, place: Path) -> list[str]:
+def _differences(placement: Placement) -> list[str]:
+    place = placement.place
     if not place.exists():
         return ["missing"]
     if has_logs(place):
@@ -33,20 +36,25 @@ def _differences(stored: StoredObject, place: Path) -> list[str]:
     try:
         with closing(_open_unused(place)) as connection:
             lines = examine(connection, "integrity_check", _SIGNS_OF_DAMAGE).damage
-            equal = _content_hash(connection, stored, place) == stored.raw_sha256
+            equal = _has_content(connection, placement)
     except sqlite3.Error as error:
         return [str(error)]
-    return lines if equal else [*lines, f"its content is not that of {stored.name}"]
+    except OSError as error:
+        return [f"cannot be read: {error.strerror}"]
+    except StepvaultError as error:
+        return [error.message]
+    return lines if equal else [*lines, f"its content is not that of {placement.stored.name}"]
 
 
-def is_restored(stored: StoredObject, place: Path) -> bool:
+def is_restored(placement: Placement) -> bool:
     """Tell whether the database is at its place already, whole and unused."""
+    place = placement.place
     if place.is_symlink() or not place.is_file() or has_logs(place):
         return False
     try:
         with closing(_open_unused(place)) as connection:
-            return _content_hash(connection, stored, place) == stored.raw_sha256
-    except sqlite3.Error:
+            return _has_content(connection, placement)
+    except (sqlite3.Error, OSError, StepvaultError):
         return False
 
 
@@ -55,11 +63,14 @@ def _open_unused(place: Path) -> sqlite3.Connection:
     return open_file(place, "mode=ro&immutable=1")
 
 
-def _content_hash(connection: sqlite3.Connection, stored: StoredObject, place: Path) -> str:
-    if stored.facts.get("format") == "sql":
-        return _sha256(Script(connection, str(place)).read())
-    with place.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _has_content(connection: sqlite3.Connection, placement: Placement) -> bool:
+    """Tell whether a database's file, or the script of it, is what was stored."""
+    if is_script(placement.stored):
+        digest = _sha256(Script(connection, shown(placement.place)).read())
+    else:
+        with placement.place.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest == placement.stored.raw_sha256
 
 
 def _sha256(pieces: Iterable[bytes]) -> str:

@@ -40,7 +40,7 @@ class AheadReader(DirectoryReader):
         """See ``DirectoryReader.members``."""
         coming: deque[tuple[bytes, Callable[[], Member | None]]] = deque()
         for record in records:
-            alone = record[:1] not in (listing.PIECE, listing.LINKED)
+            alone = record[:1] not in (listing.PIECE, listing.LINKED, listing.LINKED_LINK)
             read = self._pool.submit(self._read, record).result if alone else None
             coming.append((record, read or partial(self.member, record)))
             if len(coming) > _AHEAD and (member := self._next(*coming.popleft())) is not None:

@@ -9,7 +9,7 @@ from stepvault.batching import Batch, Item, balance, consecutive
 from stepvault.engines.files.backup.hard_links import HardLinks
 from stepvault.engines.files.format import listing
 from stepvault.engines.files.spool import Records, Spool
-from stepvault.engines.files.tree.walk import DIRECTORY, FILE, Entry
+from stepvault.engines.files.tree.walk import DIRECTORY, Entry
 
 #: A file larger than this is read in ranges by several units, each of this many bytes.
 SPLIT_ABOVE = 100 * 10**9
@@ -53,7 +53,7 @@ class Batches:
         for entry in entries:
             if entry.kind == DIRECTORY:
                 self.directories.add(listing.entry_record(entry))
-            elif entry.kind == FILE and entry.links > 1:
+            elif entry.links > 1:
                 links.add(entry)
             elif (size := entry.stored_bytes) > SPLIT_ABOVE:
                 yield from _pieces(entry, self._record)

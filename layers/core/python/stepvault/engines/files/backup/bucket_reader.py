@@ -67,10 +67,8 @@ class BucketReader:
             except SourceChanged:
                 if attempt == _ATTEMPTS - 1:
                     raise
-            except SourceDenied:
-                if not self._source.allow_unreadable:
-                    raise
-                self._warnings.add("could not be read, left out", path)
+            except SourceDenied as error:
+                self._left_out(path, known, error)
                 return None
             except SourceMissing:
                 pass
@@ -81,7 +79,14 @@ class BucketReader:
             known = now
         return None
 
-    def _part(self, path: bytes, known: Object, part: listing.Range) -> Member:
+    def _left_out(self, path: bytes, known: Object, error: SourceDenied) -> None:
+        """Go on without an object that may not be read, if the source's settings allow it."""
+        if not self._source.allow_unreadable:
+            raise error
+        reason = error.message.removeprefix(f"s3://{self._bucket}/{known.key} ")
+        self._warnings.add(f"{reason}, left out", path)
+
+    def _part(self, path: bytes, known: Object, part: listing.Range) -> Member | None:
         """Return a part of an object that is too large for one unit.
 
         Raises:
@@ -96,6 +101,9 @@ class BucketReader:
         )
         try:
             first = next(chunks)
+        except SourceDenied as error:
+            self._left_out(path, known, error)
+            return None
         except (SourceMissing, SourceChanged) as error:
             raise SourceChanged(
                 f"{name} was replaced or deleted while it was read in {part.count} parts",

@@ -26,6 +26,10 @@ from stepvault.settings import FilesSource
 #: Where an object lies whose key is also a folder.
 _INSIDE = f"/{object_paths.SAME_AS_FOLDER}".encode()
 
+#: Bytes of a name that file systems take.
+_NAME_MAX = 255
+_TOO_LONG = "has a name of over 255 bytes, which no file system takes"
+
 #: What all objects have for a mode.
 MODE = 0o644
 
@@ -134,6 +138,8 @@ def _wanted(entries: Iterable[Entry], source: FilesSource, warnings: Warnings) -
         elif source.max_file_size is not None and entry.size > source.max_file_size:
             warnings.add(f"skipped, larger than max_file_size {source.max_file_size}", entry.path)
         elif filters.want(object_paths.as_in_key(entry.path)):
+            if len(max(entry.path.split(b"/"), key=len)) > _NAME_MAX:
+                warnings.add(_TOO_LONG, entry.path)
             yield entry
 
 

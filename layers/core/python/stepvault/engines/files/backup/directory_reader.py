@@ -92,8 +92,8 @@ class DirectoryReader:
         path = record[1:]
         if kind == index.DIRECTORY:
             return self._directory(path)
-        if kind == index.LINK:
-            return self._link(path)
+        if kind in (index.LINK, listing.LINKED_LINK):
+            return self._link(path, linked=kind == listing.LINKED_LINK)
         return self._file(path, linked=kind == listing.LINKED)
 
     def _directory(self, path: bytes) -> Member | None:
@@ -107,15 +107,19 @@ class DirectoryReader:
         xattrs = self._xattrs_at(path, follow=follow)
         return self._described(path, index.DIRECTORY, status, xattrs)
 
-    def _link(self, path: bytes) -> Member | None:
+    def _link(self, path: bytes, *, linked: bool = False) -> Member | None:
         parent, name = split(path)
         descriptor = self._tree.directory(parent)
         status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
         if not stat.S_ISLNK(status.st_mode):
             self._became_something_else(path)
             return None
+        if linked and (other := self._other_name(status)):
+            return replace(other, path=path)
         member = self._described(path, index.LINK, status, self._xattrs_at(path, follow=False))
         member.link = os.readlink(name, dir_fd=descriptor)
+        if linked:
+            self._expect_other_names(member, status)
         return member
 
     def _file(
@@ -142,9 +146,8 @@ class DirectoryReader:
             else:
                 member = streamed(member, open_file, part)
                 descriptor = -1  # the content closes it
-            if linked and status.st_nlink > 1:
-                inode = (status.st_dev, status.st_ino)
-                self._other_names[inode] = (_other_name(member), status.st_nlink - 1)
+            if linked:
+                self._expect_other_names(member, status)
             return member
         finally:
             if descriptor >= 0:
@@ -161,9 +164,16 @@ class DirectoryReader:
         """Return what to store of another name, if this inode is in the pack already."""
         inode = (status.st_dev, status.st_ino)
         other, left = self._other_names.pop(inode, (None, 0))
-        if other and left > 1:
+        # Links that are followed give a file more names than it counts.
+        if other and (left > 1 or self._source.follow_symlinks):
             self._other_names[inode] = (other, left - 1)
         return other
+
+    def _expect_other_names(self, member: Member, status: os.stat_result) -> None:
+        member.names = status.st_nlink
+        if status.st_nlink > 1:
+            inode = (status.st_dev, status.st_ino)
+            self._other_names[inode] = (_other_name(member), status.st_nlink - 1)
 
     def _described(
         self, path: bytes, kind: bytes, status: os.stat_result, xattrs: tar.Xattrs

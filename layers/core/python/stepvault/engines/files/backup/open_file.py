@@ -58,7 +58,8 @@ class OpenFile:
     def check(self) -> None:
         """Note when the file is not what it was when it was opened."""
         now, then = os.fstat(self.descriptor), self.status
-        if now.st_mtime_ns != then.st_mtime_ns or now.st_size != then.st_size:
+        # The time of the last change tells even where that of the content was put back.
+        if now.st_ctime_ns != then.st_ctime_ns or now.st_size != then.st_size:
             self.warnings.add("changed while it was read; what is stored may be mixed", self.path)
 
     def content(

@@ -166,8 +166,8 @@ class Pack:
         if kind == index.HARD_LINK:
             kind, digest, offset = self._firsts[member.link]
         elif member.names > 1:
-            linked = index.SPARSE_HARD_LINK if kind == index.SPARSE else index.HARD_LINK
-            self._firsts[member.path] = linked, digest, offset
+            shared = index.link_digest(member.link) if kind == index.LINK else digest
+            self._firsts[member.path] = _LINKED.get(kind, index.HARD_LINK), shared, offset
         self.drafts.add(
             b"%s%s\t%o\t%d\t%d\t%s\t%s\t%s\t%d\n"
             % (
@@ -214,6 +214,10 @@ _TAR_KINDS = {
     index.LINK: tar.LINK,
     index.HARD_LINK: tar.HARD_LINK,
 }
+
+
+#: Of a file's kind, that of its other names.
+_LINKED = {index.SPARSE: index.SPARSE_HARD_LINK, index.LINK: index.LINK_HARD_LINK}
 
 
 def _has_content(member: Member) -> bool:

@@ -14,7 +14,7 @@ from stepvault.engines.files.backup.parent import Parent
 from stepvault.engines.files.backup.same_content import SameContent
 from stepvault.engines.files.format import index, listing
 from stepvault.engines.files.spool import Records
-from stepvault.engines.files.tree.walk import DIRECTORY, FILE, Entry
+from stepvault.engines.files.tree.walk import DIRECTORY, Entry
 from stepvault.errors import OutOfTime
 from stepvault.records import StoredObject
 
@@ -43,7 +43,7 @@ class Unchanged:
         changed_of = self._content.changed if self._content else Parent.changed
         for stretch in stretches:
             changed, lines = changed_of(self._parent, stretch)
-            if linked := [e for e in stretch if e.links > 1 and e.kind == FILE]:
+            if linked := [e for e in stretch if e.links > 1 and e.kind != DIRECTORY]:
                 self._keep_linked(linked, lines)
             self._lines.extend(lines)
             self.files += _files(stretch) - _files(changed)

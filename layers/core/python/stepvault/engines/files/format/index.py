@@ -9,6 +9,7 @@ they are whole zstd frames; the file's tar member begins ``skip`` bytes into wha
 """
 
 import bisect
+import hashlib
 import heapq
 import json
 import re
@@ -35,7 +36,9 @@ DIRECTORY, FILE, SPARSE, PIECE, LINK = b"d", b"f", b"s", b"p", b"l"
 #: Another name of a file, and of a file with holes. Its place is that of the file itself, so that
 #: it can be read back even where the first name is not wanted.
 HARD_LINK, SPARSE_HARD_LINK = b"h", b"H"
-HARD_LINKS = (HARD_LINK, SPARSE_HARD_LINK)
+#: Another name of a symbolic link; its hash is ``link_digest`` of where that points.
+LINK_HARD_LINK = b"L"
+HARD_LINKS = (HARD_LINK, SPARSE_HARD_LINK, LINK_HARD_LINK)
 NONE = b"-"
 
 _FLUSH = 256 << 10
@@ -59,8 +62,8 @@ class Line(NamedTuple):
     inode: int
     """Inode number; of an S3 object one that is another when its ETag is."""
     kind: bytes
-    """f file, s file with holes, p piece of a file, d directory, l symbolic link, h or H hard link
-    to one of the first two."""
+    """f file, s file with holes, p piece of a file, d directory, l symbolic link; h, H and L
+    hard link to a file, to one with holes, to a symbolic link."""
     mode: int
     uid: int
     gid: int
@@ -164,6 +167,11 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
 def pack_named(pack: Mapping[str, Any], by: StoredObject) -> tuple[str | None, str]:
     """Return run and name of a pack out of that index's head; the index's run if it names none."""
     return pack.get("run_id") or by.run_id, pack["name"]
+
+
+def link_digest(target: bytes) -> bytes:
+    """Return the hash of where a symbolic link points."""
+    return hashlib.sha256(target).hexdigest().encode()
 
 
 class Places:

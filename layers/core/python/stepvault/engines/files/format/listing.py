@@ -13,12 +13,14 @@ from typing import Any
 from stepvault.compress import decompress
 from stepvault.engines.files.paths import walk_key
 from stepvault.engines.files.spool import compressor, cut
-from stepvault.engines.files.tree.walk import FILE, Entry
+from stepvault.engines.files.tree.walk import DIRECTORY, FILE, Entry
 
 END = b"\0"
 
 #: One file name of several: all names of an inode are in one unit and go into one pack.
 LINKED = b"h"
+#: The same of a symbolic link.
+LINKED_LINK = b"L"
 #: A range of a file too large for one unit: ``p<start>-<end>-<number>-<count>:<path>``.
 PIECE = b"p"
 #: An object of a bucket: ``o<length>:<what to ask S3 for><path>``.
@@ -120,5 +122,7 @@ def entry_record(entry: Entry, part: "Range | None" = None) -> bytes:
     """Return the record of an entry, or of a part of it."""
     if part:
         return part.record(entry.path)
-    kind = b"h" if entry.kind == FILE and entry.links > 1 else entry.kind.encode()
+    kind = entry.kind.encode()
+    if entry.links > 1 and entry.kind != DIRECTORY:
+        kind = LINKED if entry.kind == FILE else LINKED_LINK
     return kind + entry.path + END

@@ -172,6 +172,8 @@ class Header:
     """Bytes of content that follow, padding excluded."""
     xattrs: list[tuple[bytes, bytes]] = field(default_factory=list)
     sparse_size: int | None = None
+    link: bytes = b""
+    """Where a link points."""
 
 
 def read_header(read: Callable[[int], bytes]) -> Header:
@@ -181,21 +183,29 @@ def read_header(read: Callable[[int], bytes]) -> Header:
         BackupTampered: that is no header.
     """
     block = _checked(read(BLOCK))
-    header = Header(kind=block[156:157], size=_octal(block[124:136]))
+    header = _plain_header(block)
     if header.kind != _PAX:
         return header
     records = _records(read(header.size + -header.size % BLOCK)[: header.size])
     block = _checked(read(BLOCK))
-    header = Header(kind=block[156:157], size=_octal(block[124:136]))
+    header = _plain_header(block)
     for key, value in records:
         if key == b"size":
             header.size = int(value)
+        elif key == b"linkpath":
+            header.link = value
         elif key == b"GNU.sparse.realsize":
             header.sparse_size = int(value)
         elif key.startswith(b"SCHILY.xattr."):
             name = key.removeprefix(b"SCHILY.xattr.")
             header.xattrs.append((name.replace(b"%3D", b"=").replace(b"%25", b"%"), value))
     return header
+
+
+def _plain_header(block: bytes) -> Header:
+    kind = block[156:157]
+    link = block[157 : 157 + _NAME].rstrip(b"\0") if kind == LINK else b""
+    return Header(kind=kind, size=_octal(block[124:136]), link=link)
 
 
 def read_sparse_map(read: Callable[[int], bytes]) -> tuple[list[tuple[int, int]], int]:

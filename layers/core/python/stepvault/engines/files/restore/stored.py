@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stepvault.engines.files.format import index
+from stepvault.engines.files.format.index import Line
 from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree.selection import Selection
 from stepvault.errors import BackupTampered
@@ -34,6 +35,14 @@ class Lines:
 
     def __iter__(self) -> Iterator[bytes]:
         return iter(self._records)
+
+    def without(self, done: Callable[[Line], bool]) -> "Lines":
+        """Return those that are not done."""
+        left = Lines()
+        for line in self:
+            if not done(index.parse(line)):
+                left.add(line)
+        return left
 
 
 class Backup:
@@ -67,12 +76,18 @@ class Backup:
         """Return its number in the manifest: an index's numbers mean something in it alone."""
         return self._numbers[stored.run_id, stored.name]
 
-    def packs(self, selection: Selection) -> Iterator[tuple[StoredObject, StoredObject]]:
-        """Yield each pack that holds something wanted, with the index that knows its members."""
+    def packs(
+        self, selection: Selection, look: Callable[[bytes], None]
+    ) -> Iterator[tuple[StoredObject, StoredObject]]:
+        """Yield each pack that holds something wanted, with the index that knows its members.
+
+        ``look`` sees every wanted line.
+        """
         for index_object in self.indexes:
             used: dict[int, int] = {}
             named, lines = index.read(self._read(index_object))
             for line in _wanted(lines, selection):
+                look(line)
                 number = int(line[line.rindex(b"\t") + 1 :])
                 used[number] = used.get(number, 0) + 1
             for number in sorted(used):

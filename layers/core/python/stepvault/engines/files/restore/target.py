@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,9 +14,20 @@ from stepvault.errors import BackupTampered, SourceDenied, TargetNotEmpty
 
 
 class Target(Tree):
-    """A tree to restore into; directories are made as they are needed."""
+    """A tree to restore into; directories are made as they are needed.
+
+    Directories that their owner may not write, enter or read are given those rights on the way:
+    an earlier attempt may have given them their final mode already.
+    """
 
     def __init__(self, root: Path) -> None:
+        """Open the root, made if missing.
+
+        Raises:
+            SourceDenied: it cannot be made or opened.
+        """
+        self.remember_mode: Callable[[bytes, int], None] = lambda path, mode: None
+        """Told of each directory that was given rights, and of its mode before."""
         try:
             root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -45,9 +58,8 @@ class Target(Tree):
             pass  # missing, or something is in the way: the loop tells where
         reached = ROOT
         for name in path.split(b"/"):
-            parent, reached = self.directory(reached), join(reached, name)
-            with suppress(FileExistsError):
-                os.mkdir(name, dir_fd=parent)
+            above, reached = reached, join(reached, name)
+            self._make_one(above, name)
             try:
                 descriptor = self.directory(reached)
             except OSError as error:
@@ -56,11 +68,26 @@ class Target(Tree):
                 raise
         return descriptor
 
+    def _make_one(self, above: bytes, name: bytes) -> None:
+        parent = self.directory(above)
+        with suppress(FileExistsError):
+            try:
+                os.mkdir(name, dir_fd=parent)
+            except PermissionError:
+                if not self._permit(above, parent):
+                    raise
+                os.mkdir(name, dir_fd=parent)
+
     def put(self, source: bytes, staged: int, path: bytes) -> None:
         """Move what is staged under a name in the directory ``staged`` to path."""
         directory, name = self.parent(path)
         try:
-            os.rename(source, name, src_dir_fd=staged, dst_dir_fd=directory)
+            try:
+                os.rename(source, name, src_dir_fd=staged, dst_dir_fd=directory)
+            except PermissionError:
+                if not self._permit(split(path)[0], directory):
+                    raise
+                os.rename(source, name, src_dir_fd=staged, dst_dir_fd=directory)
         except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
             raise _in_the_way(path) from error
         # rename() of two names of one inode leaves both.
@@ -72,7 +99,37 @@ class Target(Tree):
         self.forget(folder)
         directory, name = self.parent(folder)
         with suppress(FileNotFoundError):
-            shutil.rmtree(name, dir_fd=directory)
+            try:
+                shutil.rmtree(name, dir_fd=directory)
+            except PermissionError:
+                if not self._permit(split(folder)[0], directory):
+                    raise
+                shutil.rmtree(name, dir_fd=directory)
+
+    def _enter(self, path: bytes, name: bytes, parent: int) -> int:
+        try:
+            return super()._enter(path, name, parent)
+        except PermissionError:
+            flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            with suppress(OSError):
+                descriptor = os.open(name, flags, dir_fd=parent)
+                try:
+                    self._permit(path, descriptor)
+                finally:
+                    os.close(descriptor)
+            return super()._enter(path, name, parent)
+
+    def _permit(self, path: bytes, descriptor: int) -> bool:
+        """Give the owner all rights on a directory; return whether that changed anything."""
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & stat.S_IRWXU == stat.S_IRWXU:
+            return False
+        try:
+            os.chmod(f"/proc/self/fd/{descriptor}", mode | stat.S_IRWXU)
+        except OSError:
+            return False
+        self.remember_mode(path, mode)
+        return True
 
 
 def check(path: bytes) -> None:

@@ -27,7 +27,10 @@ _KINDS = {
     index.HARD_LINK: FILE,
     index.SPARSE_HARD_LINK: FILE,
     index.LINK: LINK,
+    index.LINK_HARD_LINK: LINK,
 }
+
+_OWNERS_RIGHTS = stat.S_ISUID | stat.S_ISGID
 
 #: Pack and offset: what identifies content.
 Place = tuple[int, int]
@@ -43,7 +46,7 @@ def differences(job: RestoreJob) -> list[str]:
     plain = FilesSource(
         name=job.source.name, engine="files", path=str(job.path), allow_unreadable=True
     )
-    selection = Selection(job.options.only)
+    selection = Selection.of(job)
     lines = Backup(job.objects, job.read).all_lines(selection)
     with Tree(job.path) as tree:
         comparison = _Comparison(job, tree, selection, _with_other_names(lines))
@@ -99,23 +102,29 @@ class _Comparison:
         if _KINDS[line.kind] != entry.kind:
             yield "of another kind"
             return
+        if entry.kind != DIRECTORY and not self._same_file(line, entry):
+            yield f"not the same file as {show(line.link)}"
         if entry.kind == FILE:
-            if not self._same_file(line, entry):
-                yield f"not the same file as {show(line.link)}"
             yield from self._content(lines, entry)
+        elif line.kind == index.LINK_HARD_LINK:
+            if index.link_digest(self._target(entry)) != line.sha256:
+                yield f"links to {show(self._target(entry))}, as {show(line.link)} did not"
         elif entry.kind == LINK and self._target(entry) != line.link:
             yield f"links to {show(self._target(entry))}, not {show(line.link)}"
         if self._metadata:
             yield from self._attributes(line, entry)
 
     def _attributes(self, line: Line, entry: Entry) -> Iterator[str]:
-        if entry.kind != LINK and stat.S_IMODE(entry.mode) != line.mode:
-            yield f"mode {stat.S_IMODE(entry.mode):o}, not {line.mode:o}"
+        same_owner = (entry.uid, entry.gid) == (line.uid, line.gid)
+        # Rights of the owner's are not given to another.
+        mode = line.mode if same_owner or self._owner else line.mode & ~_OWNERS_RIGHTS
+        if entry.kind != LINK and stat.S_IMODE(entry.mode) != mode:
+            yield f"mode {stat.S_IMODE(entry.mode):o}, not {mode:o}"
         if entry.mtime_ns != line.mtime_ns:
             yield f"modified at {entry.mtime_ns} ns, not {line.mtime_ns} ns"
         if not self._owner:
             return
-        if (entry.uid, entry.gid) != (line.uid, line.gid):
+        if not same_owner:
             yield f"owner {entry.uid}:{entry.gid}, not {line.uid}:{line.gid}"
         parent, name = split(entry.path)
         xattrs = xattrs_at(self._tree.directory(parent), name)

@@ -50,6 +50,41 @@ class Globs:
         return None
 
 
+def without_effect(patterns: Sequence[str]) -> list[str]:
+    """Return each ``!`` pattern that can never take anything back.
+
+    Either no pattern before it matches anything, or one of them matches a directory that holds all
+    that it could match: what is in an excluded directory is never looked at.
+    """
+    globs, found, closing = Globs(patterns), [], False
+    for line in patterns:
+        pattern = _parse(line)
+        if pattern is None:
+            continue
+        if not pattern.takes_back:
+            closing = True
+        elif not closing or any(
+            globs.decide(path, path.rpartition(b"/")[2], is_directory=True)
+            for path in _certain_parents(line)
+        ):
+            found.append(line)
+    return found
+
+
+def _certain_parents(line: str) -> list[bytes]:
+    """Return the directories that hold all that an anchored pattern can match, as far as it names them."""
+    segments = line.rstrip(" ").removeprefix("!").removesuffix("/").split("/")
+    if segments and not segments[0]:
+        del segments[0]
+    parents: list[bytes] = []
+    for segment in segments[:-1]:
+        if re.search(r"[*?\[\\]", segment):
+            break
+        name = os.fsencode(segment)
+        parents.append(parents[-1] + b"/" + name if parents else name)
+    return parents
+
+
 def _same_sign(patterns: Sequence[_Pattern]) -> list[list[_Pattern]]:
     """Neighbours that all match or all take back: the order within them does not matter."""
     groups: list[list[_Pattern]] = []

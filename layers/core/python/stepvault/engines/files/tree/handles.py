@@ -73,11 +73,13 @@ class Tree:
             known -= 1
         descriptor = self._open[b"/".join(names[:known])] if known else self._root_fd
         for depth in range(known, len(names)):
-            descriptor = self._enter(names[depth], descriptor)
-            self._keep(b"/".join(names[: depth + 1]), descriptor)
+            inside = b"/".join(names[: depth + 1])
+            descriptor = self._enter(inside, names[depth], descriptor)
+            self._keep(inside, descriptor)
         return descriptor
 
-    def _enter(self, name: bytes, parent: int) -> int:
+    def _enter(self, path: bytes, name: bytes, parent: int) -> int:  # noqa: ARG002
+        """Open a directory; its path is for those that override this."""
         return os.open(name, self._flags, dir_fd=parent)
 
     def _keep(self, path: bytes, descriptor: int) -> None:

@@ -1,9 +1,12 @@
 """Which entries of a backup a restore wants."""
 
 from collections.abc import Iterator, Sequence
+from typing import Self
 
+from stepvault.engines.base import RestoreJob
 from stepvault.engines.files.paths import ROOT
 from stepvault.engines.files.tree.globs import Globs
+from stepvault.engines.object_paths import as_in_key, is_bucket
 from stepvault.settings import FilesSource
 
 
@@ -36,16 +39,25 @@ class Filters:
 class Selection:
     """``only``: paths or patterns with gitignore's meaning; a directory brings all it holds."""
 
-    def __init__(self, only: Sequence[str]) -> None:
+    def __init__(self, only: Sequence[str], *, keys: bool = False) -> None:
+        """``keys``: patterns name percent signs as the keys of objects have them."""
         self._globs = Globs(only)
+        self._keys = keys
         self.everything = not only
 
+    @classmethod
+    def of(cls, job: RestoreJob) -> Self:
+        """Return what a restore is asked for."""
+        return cls(job.options.only, keys=is_bucket(job.source.path))
+
     def wants(self, path: bytes, *, is_directory: bool) -> bool:
-        """Whether the path, or a directory above it, matches."""
+        """Return whether the path, or a directory above it, matches."""
         if self.everything:
             return True
         if path == ROOT:
             return False
+        if self._keys:
+            path = as_in_key(path)
         wanted = False
         for above in _above(path):
             verdict = self._globs.decide(above, above.rpartition(b"/")[2], is_directory=True)

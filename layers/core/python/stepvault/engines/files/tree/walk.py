@@ -15,7 +15,7 @@ from itertools import batched, chain, islice
 from typing import Any, NamedTuple
 
 from stepvault.engines.files.errors import VANISHED, unreadable, vanished
-from stepvault.engines.files.paths import ROOT, join
+from stepvault.engines.files.paths import ROOT, is_staging, join
 from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree.globs import Globs
 from stepvault.engines.files.tree.handles import Tree
@@ -176,6 +176,9 @@ class _Walk:
                     verdict = self._include.decide(path, name, kept[1] == DIRECTORY)
                     inside = wanted if verdict is None else verdict
                 if kept[1] == DIRECTORY:
+                    if is_staging(name):
+                        self._warnings.add("left out, as an unfinished restore left it", path)
+                        continue
                     yield _Stretch(files, Entry._make(kept), inside)
                     files = []
                 elif inside:
