@@ -146,7 +146,7 @@ def _of_scratch(error: OSError, unit: Unit, scratch: str) -> Exception:
     return ScratchFull(
         f"{unit.source.name}/{unit.id} needs more temporary storage than there is in {scratch} "
         f"({error.strerror})",
-        "Free space there, or set TMPDIR to a larger disk",
+        "On AWS raise limits.ephemeral_mb for the engine; elsewhere free space there, or set TMPDIR",
     )
 
 
