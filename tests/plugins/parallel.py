@@ -17,7 +17,8 @@ from xdist.scheduler import LoadScopeScheduling
 GROUPS = (
     "tests/engines/postgres",  # 142
     "tests/engines/mysql",  # 114 with MariaDB, 112 with MySQL: two groups
-    "tests/journey",  # 50
+    "tests/journey",  # 90
+    "tests/docs",  # about 60
     "tests/engines/files",  # 41
     "tests/infra",  # 38
     "tests/engines/sqlite",  # 26
