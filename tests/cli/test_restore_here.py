@@ -12,6 +12,7 @@ import pytest
 from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
+from stepvault.errors import VaultDenied
 from stepvault.plan import RunRequest
 from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
@@ -61,10 +62,12 @@ def test_a_database_comes_back_equal_and_is_compared(
     back = tmp_path / "back.sqlite"
     done = invoke("restore", "tickets", "--to", str(back), "--compare", "--vault", vault.bucket)
     assert (done.exit_code, done.stderr) == (0, "")
-    first, restored, compared = done.stdout.splitlines()
+    first, restored, *not_compared, compared = done.stdout.splitlines()
     assert f"run {run}" in first
     assert restored.startswith("restored ")
-    assert compared == "compared: all content equals the backup"
+    assert all(line.startswith("not compared: ") for line in not_compared)
+    assert len(set(not_compared)) == len(not_compared) > 0
+    assert compared == "compared: all that was compared equals the backup"
     assert rows(back) == rows(tickets)
 
 
@@ -209,3 +212,35 @@ def test_a_restore_that_fails_half_way_says_that_the_target_is_incomplete(
     assert done.exit_code == 4
     assert "The target is incomplete" in done.stderr
     assert "not what was backed up" in done.stderr
+
+
+def test_a_kind_that_an_engine_does_not_know_is_refused_before_anything_is_written(
+    vault: Vault, run: str, tmp_path: Path
+) -> None:
+    back = tmp_path / "back"
+    asked = ("restore", "tickets", "--to", str(back), "--vault", vault.bucket)
+    refused = invoke(*asked, "--without", "tablespaces", "--without", "views")
+    assert refused.exit_code == 2
+    assert "sqlite restore cannot go without 'tablespaces'" in refused.stderr
+    assert "--only" in refused.stderr
+    assert not back.exists()
+
+
+@pytest.mark.parametrize("going", [(), ("--keep-going",)])
+def test_a_vault_that_refuses_is_no_failure_of_a_single_database(
+    vault: Vault,
+    three: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    going: tuple[str, ...],
+) -> None:
+    def refuse(*_: object) -> object:
+        raise VaultDenied("The vault bucket refuses GetObject", "Check the role")
+
+    monkeypatch.setattr(Vault, "read", refuse)
+    to = ("--to", str(tmp_path / "back"), "--vault", vault.bucket)
+    refused = invoke("restore", "three", *to, *going)
+    assert refused.exit_code == 4
+    assert "refuses GetObject" in refused.stderr
+    assert "not restored: " not in refused.stderr
+    assert "The target is incomplete" in refused.stderr
