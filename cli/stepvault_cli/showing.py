@@ -8,7 +8,7 @@ import click
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.errors import RunNotFound, StepvaultError
+from stepvault.errors import BackupTampered, RunNotFound, StepvaultError
 from stepvault.records import Manifest, StoredObject, Summary
 from stepvault.restore import find_manifest
 from stepvault_cli import aws, output
@@ -40,6 +40,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
       failed     no source is sealed
       running    not sealed yet
       not sealed no summary and no execution at work: it was stopped
+      unreadable its summary is damaged; 'stepvault show RUN' says how
     """
     vault = place.vault
     executions = _executions(place)
@@ -50,10 +51,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
         if run in planned or not aws.taken_up(executions[run])
     ]
     with ThreadPoolExecutor(8) as pool:
-        lines = [
-            _run_line(run, summary, executions.get(run))
-            for run, summary in zip(newest, pool.map(vault.summary, newest), strict=True)
-        ]
+        lines = [*pool.map(lambda run: _read_line(vault, run, executions.get(run)), newest)]
     if as_json:
         output.print_json(lines)
         return
@@ -84,6 +82,14 @@ def _executions(place: Where) -> dict[str, aws.Execution]:
         if place.bucket is None:
             raise
         return {}
+
+
+def _read_line(vault: Vault, run: str, execution: aws.Execution | None) -> dict[str, Any]:
+    """Return the run's line; a summary that cannot be read spoils no other line."""
+    try:
+        return _run_line(run, vault.summary(run), execution)
+    except BackupTampered:
+        return _run_line(run, None, None) | {"status": "unreadable"}
 
 
 def _run_line(run: str, summary: Summary | None, execution: aws.Execution | None) -> dict[str, Any]:

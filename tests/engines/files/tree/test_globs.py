@@ -1,8 +1,10 @@
 """include, exclude, max_file_size, follow_symlinks, preserve_metadata."""
 
 import os
+import signal
 import stat
 import subprocess
+from fnmatch import fnmatchcase
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -251,3 +253,56 @@ def test_what_is_said_to_take_nothing_back_makes_no_difference(patterns: list[st
     for pattern in useless:
         if patterns.count(pattern) == 1:
             assert kept([p for p in patterns if p != pattern]) == kept(patterns), pattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/".join(["**/a"] * 10) + "/b", b"a/" * 200 + b"c"),
+        ("/".join(["**/a*"] * 30) + "/**/b", b"aa/" * 500 + b"c"),
+        ("/".join(["**"] * 200) + "/x", b"a/" * 500 + b"c"),
+        ("*a" * 20 + "*b", b"a" * 255),
+        ("/x/" + "*?a" * 20 + "[b]", b"x/" + b"a" * 255),
+        ("*" * 100 + "b", b"a" * 255),
+    ],
+)
+def test_stars_cost_no_power_of_the_path_s_length(pattern: str, path: bytes) -> None:
+    """With backtracking each star multiplies the time; here a second is a million times enough."""
+    globs = Globs([pattern])
+
+    def give_up(number: int, frame: Any) -> None:
+        raise TimeoutError(pattern)
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1.0)
+    try:
+        assert globs.decide(path, path.rpartition(b"/")[2], is_directory=False) is None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _naive(pattern: list[str], path: list[str]) -> bool:
+    """Whether an anchored pattern of plain names, stars and double stars matches, by definition."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        if len(pattern) == 1:
+            return bool(path)
+        return any(_naive(pattern[1:], path[n:]) for n in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _naive(pattern[1:], path[1:])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pattern=st.lists(
+        st.sampled_from(["**", "*", "a", "b", "a*", "*b", "a*b*", "*a*b"]), min_size=2, max_size=7
+    ),
+    path=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=7),
+)
+def test_any_number_of_stars_means_what_it_means_to_git(
+    pattern: list[str], path: list[str]
+) -> None:
+    text = "/".join(path).encode()
+    matched = Globs(["/" + "/".join(pattern)]).decide(text, path[-1].encode(), is_directory=False)
+    assert bool(matched) == _naive(pattern, path)

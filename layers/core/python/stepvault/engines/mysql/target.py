@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from queue import SimpleQueue
 
@@ -38,6 +38,8 @@ class Chosen:
     """The original name of each database, and its name in the target."""
     without: Sequence[str] = ()
     """``options.without``."""
+    fingerprint: str = ""
+    """A digest of the backup: the same for every attempt to restore it, or a part of it."""
 
     def of(self, kind: str) -> list[StoredObject]:
         """Return the objects of one kind."""
@@ -46,12 +48,6 @@ class Chosen:
     def target(self, stored: StoredObject) -> str:
         """Return the database that the object goes to."""
         return self.databases[stored.facts["database"]]
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of the objects: the same for every attempt to restore them."""
-        parts = sorted(f"{o.name} {o.raw_sha256}" for o in self.objects)
-        return sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     @staticmethod
     def program(stored: StoredObject, label: str) -> tuple[str, str]:
@@ -117,8 +113,11 @@ def choose(job: RestoreJob) -> Chosen:
             f"database {renamed}: the backup holds {', '.join(originals)}",
             "Leave the name out, or choose the tables of one database with only",
         )
-    chosen = Chosen(objects, {d: renamed or d for d in originals}, job.options.without)
-    return Chosen(_without(job, chosen), chosen.databases, chosen.without)
+    parts = sorted(f"{o.name} {o.raw_sha256}" for o in job.objects)
+    fingerprint = sha256("\n".join(parts).encode()).hexdigest()[:32]
+    databases = {d: renamed or d for d in originals}
+    chosen = Chosen(objects, databases, job.options.without, fingerprint)
+    return replace(chosen, objects=_without(job, chosen))
 
 
 def _check_kinds(without: Sequence[str]) -> None:

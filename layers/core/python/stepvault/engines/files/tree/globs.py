@@ -129,40 +129,55 @@ def _parse(line: str) -> _Pattern | None:
 
 
 def _translate(text: str) -> str:
-    """Return an anchored pattern, segment by segment; ``**`` stands for any number of them."""
-    segments = text.split("/")
-    out = ""
-    for position, segment in enumerate(segments):
-        last = position == len(segments) - 1
+    """Return an anchored pattern as a regular expression; ``**`` stands for any number of names.
+
+    What follows a ``**`` is matched where it is met first, and that is never taken back: as each
+    segment is one name, a later place would leave less for the rest. So the time grows with the
+    length of path and pattern, not with a power of it.
+    """
+    blocks: list[list[str]] = [[]]
+    for segment in text.split("/"):
         if segment == "**":
-            # At the end: everything within. Elsewhere: zero or more directories.
-            out += ".+" if last else "(?:.+/)?"
+            blocks.append([])
         else:
-            out += _segment(segment) + ("" if last else "/")
-    return out
+            blocks[-1].append(_segment(segment))
+    first, *middle = blocks
+    regex = "".join(segment + "/" for segment in first)
+    if not middle:
+        return regex.removesuffix("/")
+    last = middle.pop()
+    for block in filter(None, middle):
+        regex += f"(?>(?:[^/]+/)*?{''.join(segment + '/' for segment in block)})"
+    # At the end: everything within.
+    return regex + ("(?:[^/]+/)*" + "/".join(last) if last else ".+")
 
 
 def _segment(text: str) -> str:
-    """One name's pattern as a regular expression that never crosses a slash."""
-    out, at = "", 0
+    """Return one name's pattern as a regular expression that never crosses a slash.
+
+    What follows a ``*`` is matched where it is met first, as in ``_translate``.
+    """
+    blocks, at = [""], 0
     while at < len(text):
         char = text[at]
         at += 1
         if char == "*":
-            while text[at : at + 1] == "*":
-                at += 1
-            out += "[^/]*"
+            blocks.append("")
         elif char == "?":
-            out += "[^/]"
+            blocks[-1] += "[^/]"
         elif char == "[":
             bracket, at = _bracket(text, at)
-            out += bracket
+            blocks[-1] += bracket
         elif char == "\\" and at < len(text):
-            out += re.escape(text[at])
+            blocks[-1] += re.escape(text[at])
             at += 1
         else:
-            out += re.escape(char)
-    return out
+            blocks[-1] += re.escape(char)
+    first, *middle = blocks
+    if not middle:
+        return first
+    last = middle.pop()
+    return first + "".join(f"(?>[^/]*?{block})" for block in middle if block) + "[^/]*" + last
 
 
 def _bracket(text: str, start: int) -> tuple[str, int]:
