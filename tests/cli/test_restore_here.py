@@ -1,5 +1,6 @@
 """``restore`` in this process: a real database, backed up by the path, comes back equal."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from stepvault import keys
 from stepvault.backup import back_up
@@ -256,3 +258,24 @@ def test_an_interrupted_restore_says_that_the_target_is_incomplete(
     assert told.exit_code == 130
     assert "The target is incomplete and must not be used. The same command" in told.stderr
     assert "interrupted" in told.stderr
+
+
+@pytest.mark.parametrize("going", [(), ("--keep-going",)])
+def test_the_same_command_goes_on_with_a_restore_that_ended_half_way(
+    vault: Vault, three: tuple[str, Path], tmp_path: Path, going: tuple[str, ...]
+) -> None:
+    run, home = three
+    back = tmp_path / "back"
+    asked = ("restore", "three", "--to", str(back), "--vault", vault.bucket, *going)
+    assert invoke(*asked).exit_code in (4, 5)
+    whole = (home / "b.sqlite").read_bytes()
+    vault.put(keys.data("three", run, "b.sqlite.zst"), zstandard.compress(whole))
+    manifest = json.loads(vault.get(keys.manifest("three", run)) or b"")
+    for stored in manifest["objects"]:
+        body = vault.get(keys.data("three", run, stored["name"])) or b""
+        stored["stored_bytes"] = len(body)
+        stored["stored_sha256"] = hashlib.sha256(body).hexdigest()
+    vault.put(keys.manifest("three", run), json.dumps(manifest).encode())
+    done = invoke(*asked)
+    assert done.exit_code == 0, done.stderr
+    assert [rows(back / f"{n}.sqlite") for n in "abc"] == [[(1, "a")], [(1, "b")], [(1, "c")]]
