@@ -80,9 +80,13 @@ class Vault(Construct):
         ]
 
     def abort(self, *patterns: str) -> list[Allow]:
-        """Find and abort uploads that a killed function left behind."""
+        """Find and abort uploads that a killed function, or a lost answer, left behind."""
         return [
-            Allow(["s3:ListBucketMultipartUploads"], [self.bucket.bucket_arn]),
+            Allow(
+                ["s3:ListBucketMultipartUploads"],
+                [self.bucket.bucket_arn],
+                conditions={"StringLike": {"s3:prefix": [*patterns]}},
+            ),
             Allow(["s3:AbortMultipartUpload"], self._objects(patterns), EVERY_RUN),
         ]
 
