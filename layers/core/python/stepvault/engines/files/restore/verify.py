@@ -43,6 +43,8 @@ def differences(job: RestoreJob) -> list[str]:
     """
     if job.path is None:
         raise TargetMissing("no directory to compare is given", "Name one with --to")
+    for what in _not_compared(job):
+        job.not_compared(what)
     plain = FilesSource(
         name=job.source.name, engine="files", path=str(job.path), allow_unreadable=True
     )
@@ -51,6 +53,17 @@ def differences(job: RestoreJob) -> list[str]:
     with Tree(job.path) as tree:
         comparison = _Comparison(job, tree, selection, _with_other_names(lines))
         return list(comparison.run(map(index.parse, lines), walk(tree, plain, Warnings())))
+
+
+def _not_compared(job: RestoreJob) -> Iterator[str]:
+    """Yield each kind of thing that the comparison does not look at."""
+    yield "access and creation times, and flags of files (chattr)"
+    if not job.source.preserve_metadata:
+        yield "modes, times, owners and extended attributes (preserve_metadata is false)"
+    elif job.options.owner == "none" or os.geteuid() != 0:
+        yield "owners and extended attributes (only root restores all of them)"
+    if job.options.only or job.options.overwrite:
+        yield "what the target holds beside the backup"
 
 
 def _with_other_names(lines: Iterable[bytes]) -> Iterator[Place]:
