@@ -44,7 +44,11 @@ def parse(raw: dict[str, Any], origin: str = "the configuration") -> Config:
     Raises:
         ConfigInvalid: with one line per mistake.
     """
-    if lines := mistakes(raw):
+    try:
+        lines = mistakes(raw)
+    except RecursionError:
+        raise _too_deep(origin) from None
+    if lines:
         count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         raise ConfigInvalid("\n  ".join([f"{origin} has {count}:", *lines]))
     return Config.model_validate(raw)
@@ -128,6 +132,12 @@ def _other_notes(config: Config) -> Iterator[str]:
         yield "no retention: every backup is kept"
 
 
+def _too_deep(origin: str) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"{origin} is nested too deeply", "Remove the tables or lists within tables or lists"
+    )
+
+
 # Reading
 
 
@@ -159,6 +169,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigInvalid(_toml_mistake(path, str(e), text), _toml_fix(str(e))) from None
+    except RecursionError:
+        raise _too_deep(path.name) from None
+    except ValueError as e:  # a number of thousands of digits
+        raise ConfigInvalid(f"{path} holds a value that is none: {e}", "Correct it") from None
     if not isinstance(raw, dict):
         raise ConfigInvalid(
             f"{path} holds a JSON {type(raw).__name__}, not an object",

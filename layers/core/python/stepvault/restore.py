@@ -26,7 +26,9 @@ from stepvault.errors import (
     Permanent,
     RestoreIncomplete,
     RunNotFound,
+    SourceUnreachable,
     StepvaultError,
+    StorageUnavailable,
     TargetMissing,
 )
 from stepvault.memory import settle_memory
@@ -127,19 +129,37 @@ def restore_task(vault: Vault, line: RestoreLine, deadline: Deadline | None = No
     Raises:
         StepvaultError: the task's part of the target is as it was, or is redone by a retry.
     """
-    deadline = deadline or Deadline()
-    manifest = vault.manifest(line.source, line.run_id)
+    within = deadline or Deadline()
+    return within.call(
+        lambda: _restore_task(vault.within(within), line, within),
+        lambda: _stuck(line.task, within),
+    )
+
+
+def _restore_task(vault: Vault, line: RestoreLine, deadline: Deadline) -> Counts:
     left: list[Unrestored] = []
-    with _job(vault, manifest, line.target, line.options, deadline, unrestored=left.append) as job:
-        try:
+    try:
+        manifest = vault.manifest(line.source, line.run_id)
+        with _job(
+            vault, manifest, line.target, line.options, deadline, unrestored=left.append
+        ) as job:
             counts = _do(engines.find(manifest.engine), job, line.task)
-        except StepvaultError as error:
-            if deadline.expired and not isinstance(error, OutOfTime):
-                raise _out_of_time(line.task, deadline) from error
-            raise
-    if left:
-        vault.put_unrestored(line.restore_id, line.task.stage, line.task.id, left)
+        if left:
+            vault.put_unrestored(line.restore_id, line.task.stage, line.task.id, left)
+    except StepvaultError as error:
+        # What S3 did not answer is tried again; everything else was cut off by the deadline.
+        if deadline.expired and not isinstance(error, StorageUnavailable):
+            raise _out_of_time(line.task, deadline) from error
+        raise
     return counts
+
+
+def _stuck(task: RestoreTask, deadline: Deadline) -> SourceUnreachable:
+    return SourceUnreachable(
+        f"Restore task {task.stage}/{task.id} got no answer from the target: the time was up after "
+        f"{deadline.elapsed():,.0f} s",
+        "See whether the target's server or file system answers other clients",
+    )
 
 
 def _do(engine: Engine, job: RestoreJob, task: RestoreTask) -> Counts:

@@ -51,18 +51,20 @@ def plan_restore(job: RestoreJob) -> list[RestoreTask]:
         TargetMissing, SourceDenied: about the target's folder.
         BackupTampered, ConfigInvalid.
     """
-    chosen, refused = [], []
+    chosen: list[StoredObject] = []
+    refused: list[tuple[Placement, Permanent]] = []
     for placement in placements(job):
         try:
             with writing(shown(placement.place)):
                 _check_place(job, placement)
         except (TargetNotEmpty, TargetUnsupported) as error:
-            refused.append(error)
-            job.unrestored(_unrestored(placement, error))
+            refused.append((placement, error))
         else:
             chosen.append(placement.stored)
     if refused and not job.options.keep_going:
-        raise _one_error(refused)
+        raise _one_error([error for _, error in refused])
+    for placement, reason in refused:
+        job.unrestored(_unrestored(placement, reason))
     check_space(job, chosen)
     return [
         RestoreTask(stage="data", id=f"{number:04d}", objects=names)

@@ -318,9 +318,9 @@ def _begin_at_known_commit(
     log for us. If all are, the file is complete, and held whichever way SQLite began.
     """
     for _ in range(_ATTEMPTS):
-        before = Header.read(shm)
+        before = Header.read(shm, name)
         _begin_reading(connection)
-        after = Header.read(shm)
+        after = Header.read(shm, name)
         if before and after and before.commit == after.commit:
             return after
         connection.execute("ROLLBACK")

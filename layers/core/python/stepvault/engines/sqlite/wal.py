@@ -5,12 +5,13 @@ import struct
 from array import array
 from dataclasses import dataclass
 
-from stepvault.errors import SourceChanged
+from stepvault.errors import SourceChanged, SourceCorrupt
 
 #: Bytes of the database that the index of the log is cut into; a multiple of every page size.
 BLOCK = 1 << 20
 
 _WAL_HEADER, _FRAME_HEADER = 32, 24
+_PAGE_SIZES = {1 << power for power in range(9, 17)}
 _INDEX_VERSION = 3_007_000
 _INDEX_BYTES = 100  # two copies of the header, then how many frames are checkpointed
 
@@ -33,8 +34,12 @@ class Header:
     """Frames that are in the database file already."""
 
     @classmethod
-    def read(cls, shm: int) -> "Header | None":
-        """Read the header; None while a writer changes it, or if its version is not the known one."""
+    def read(cls, shm: int, name: str) -> "Header | None":
+        """Read the header; None while a writer changes it, or if its version is not the known one.
+
+        Raises:
+            SourceCorrupt: a page size that cannot be; ``name`` is that of the database.
+        """
         data = os.pread(shm, _INDEX_BYTES, 0)
         if len(data) < _INDEX_BYTES or data[:48] != data[48:96]:
             return None
@@ -43,9 +48,15 @@ class Header:
         version, initialised, page_size, last_frame, pages = struct.unpack_from("=I8xBxHII", data)
         if version != _INDEX_VERSION or not initialised:
             return None
+        page_size = 65_536 if page_size == 1 else page_size
+        if last_frame and page_size not in _PAGE_SIZES:  # an empty log has none yet
+            raise SourceCorrupt(
+                f"the log index of SQLite file {name} gives a page size of {page_size}",
+                "close all programs that use it: the next one makes the index anew",
+            )
         return cls(
             commit=data[:48],
-            page_size=65_536 if page_size == 1 else page_size,
+            page_size=page_size,
             last_frame=last_frame,
             pages=pages,
             checksum=struct.pack(">II", *struct.unpack_from("=II", data, 24)),
@@ -81,7 +92,10 @@ class Wal:
                     f"was read (frame {frame} of {self._header.last_frame})",
                     "try again; if it comes back, something other than SQLite writes the log",
                 )
-            block, slot = divmod(int.from_bytes(head[:4]) - 1, per_block)
+            page = int.from_bytes(head[:4])
+            if not 0 < page <= self._header.pages:  # cut off by a later commit
+                continue
+            block, slot = divmod(page - 1, per_block)
             if block not in self.frames:
                 self.frames[block] = untouched[:]
             self.frames[block][slot] = frame

@@ -62,6 +62,8 @@ def _not_compared(job: RestoreJob) -> Iterator[str]:
         yield "modes, times, owners and extended attributes (preserve_metadata is false)"
     elif job.options.owner == "none" or os.geteuid() != 0:
         yield "owners and extended attributes (only root restores all of them)"
+    if is_bucket(job.source.path):
+        yield "what objects have beside their content (type, metadata, tags, storage class)"
     if job.options.only or job.options.overwrite:
         yield "what the target holds beside the backup"
 
@@ -85,7 +87,7 @@ class _Comparison:
         self._metadata = job.source.preserve_metadata
         self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
         self._extras = selection.everything and not job.options.overwrite
-        self._no_directories = is_bucket(job.source.path)
+        self._of_bucket = is_bucket(job.source.path)
         self._inodes: dict[Place, tuple[int, int] | None] = dict.fromkeys(linked)
         """Of each file with hard links, once one of its names was seen."""
 
@@ -99,7 +101,7 @@ class _Comparison:
                 yield f"{show(line.path)}: missing"
                 line = next(lines, None)
             elif entry and (line is None or there != wanted):
-                if self._extras and not (entry.kind == DIRECTORY and self._no_directories):
+                if self._extras and not (entry.kind == DIRECTORY and self._of_bucket):
                     yield f"{show(entry.path)}: not in the backup"
                 entry = next(entries, None)
             elif line and entry:
@@ -139,6 +141,8 @@ class _Comparison:
             return
         if not same_owner:
             yield f"owner {entry.uid}:{entry.gid}, not {line.uid}:{line.gid}"
+        if self._of_bucket:  # those of the line are an object's
+            return
         parent, name = split(entry.path)
         xattrs = xattrs_at(self._tree.directory(parent), name)
         if (xattrs_digest(xattrs) if xattrs else index.NONE) != line.xattrs:
