@@ -98,9 +98,9 @@ docs: .venv/.ready  ## Render the API documentation to build/docs
 	@rm -rf build/docs; $(PY) -W error -m pdoc --docformat google --output-directory build/docs $(DOCS)
 
 # Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
-PYTEST := .venv/bin/pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST := .venv/bin/pytest -q -n 2
 
-test: .venv/.ready system  ## Everything: checks, then all tests on real servers
+test: .venv/.ready system layers  ## Everything: checks, then all tests on real servers
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
 	@$(PYTEST)
 

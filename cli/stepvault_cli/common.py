@@ -10,7 +10,7 @@ import click
 
 from stepvault import errors
 from stepvault.catalog import Vault
-from stepvault_cli import aws
+from stepvault_cli import aws, output
 
 OK, FAILED, USAGE, NOT_FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
@@ -53,11 +53,10 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except errors.StepvaultError as error:
-            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            click.echo(str(error), err=True)
+            output.echo_error(str(error))
             raise click.exceptions.Exit(exit_code(type(error))) from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            output.echo("interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
 
 

@@ -258,6 +258,6 @@ def _display(out: Console | None) -> Iterator[Callable[[RenderableType, Sequence
 
         def print_lines(_: RenderableType, lines: Sequence[str]) -> None:
             for line in lines:
-                out.print(line, markup=False, soft_wrap=True)
+                out.print(line)
 
         yield print_lines

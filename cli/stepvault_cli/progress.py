@@ -145,8 +145,8 @@ def picture(progress: Progress, pace: Pace) -> RenderableType:
     table.add_column("", min_width=10, max_width=30)
     for source in progress.sources:
         table.add_row(
-            source.name,
-            Text(source.engine, style="dim"),
+            Text(output.printable(source.name)),
+            Text(output.printable(source.engine), style="dim"),
             output.status(source.state),
             f"{source.done}/{source.units}",
             output.size(source.stored),
@@ -160,7 +160,7 @@ def picture(progress: Progress, pace: Pace) -> RenderableType:
     else:
         lines.append(Text(f"planning, {output.duration(progress.elapsed)}", style="dim"))
     lines += [
-        Text(f"{source.name}: {source.message}", style="yellow")
+        Text(output.printable(f"{source.name}: {source.message}"), style="yellow")
         for source in progress.sources
         if source.message
     ]

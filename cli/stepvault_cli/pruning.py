@@ -37,7 +37,7 @@ def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
     out = output.console()
     for p in pruned:
         for run in p.removed:
-            out.print(f"{'removed' if yes else 'would remove'} {p.source}/{run}", markup=False)
+            out.print(f"{'removed' if yes else 'would remove'} {p.source}/{run}")
     rows = [
         (
             p.source,
@@ -52,4 +52,4 @@ def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
     headings = ("source", ">removed" if yes else ">would go", ">kept", ">objects", ">bytes", "")
     out.print(output.table(headings, rows))
     if not yes and any(p.objects for p in pruned):
-        click.echo("Nothing was touched. To remove them: stepvault prune --yes")
+        output.echo("Nothing was touched. To remove them: stepvault prune --yes")

@@ -124,8 +124,6 @@ def restore(
         out.print(
             f"{source} ({manifest.engine}) of {output.moment(manifest.sealed)}, run "
             f"{manifest.run_id}, {output.size(manifest.raw_bytes)} → {target}",
-            markup=False,
-            soft_wrap=True,
         )
     if isinstance(place_to, str):
         if compare:
@@ -189,7 +187,7 @@ def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> N
     try:
         progress = follow_restore(vault, execution, out)
     except KeyboardInterrupt:
-        click.echo(f"The restore goes on as execution {execution.name}: {execution.arn}", err=True)
+        output.echo(f"The restore goes on as execution {execution.name}: {execution.arn}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     report = vault.restore_report(progress.restore)
     left = report.unrestored if report else each_once(vault.unrestored(progress.restore))
@@ -207,15 +205,14 @@ def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> N
             }
         )
     elif ok:
-        click.echo(f"restored in {output.duration(progress.elapsed)}")
+        output.echo(f"restored in {output.duration(progress.elapsed)}")
     else:
-        click.secho(f"restore {progress.state}: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(progress.error, err=True)
+        output.echo_error(f"restore {progress.state}: {progress.error}")
     if out:
         _list_unrestored(left)
     if not ok:
-        if report is None and progress.done:
-            click.echo(UNFINISHED, err=True)
+        if report is None and progress.tasks:  # the target was checked, and written to
+            output.echo(UNFINISHED, err=True)
         kind = getattr(errors, progress.error.partition(":")[0], None)
         raise click.exceptions.Exit(exit_code(kind) if isinstance(kind, type) else FAILED)
 
@@ -240,7 +237,7 @@ def _here(
             )
     except BaseException:
         if begun.is_set():
-            click.echo(UNFINISHED, err=True)
+            output.echo(UNFINISHED, err=True)
         raise
     left, not_compared = each_once(reported), list[str]()
     wrong = differences(vault, request, None, not_compared.append)[1] if compare else []
@@ -255,7 +252,7 @@ def _here(
         compared = {"differences": wrong, "not_compared": list(dict.fromkeys(not_compared))}
         output.print_json(result | (compared if compare else {}))
     else:
-        click.echo(f"restored {output.size(tally.done)} in {output.duration(tally.seconds)}")
+        output.echo(f"restored {output.size(tally.done)} in {output.duration(tally.seconds)}")
         _list_unrestored(left)
         if compare:
             output.print_comparison(wrong, not_compared)
@@ -274,11 +271,10 @@ UNFINISHED = (
 def _list_unrestored(left: Sequence[Unrestored]) -> None:
     """Print a line for each thing that is not there, those that were asked for last."""
     for what in left:
-        word = "left out" if what.asked else "not restored"
-        click.secho(f"{word}: ", fg=None if what.asked else "red", nl=False, err=True)
-        click.echo(f"{what.kind} {what.name}: {what.reason}", err=True)
+        start, colour = ("left out: ", None) if what.asked else ("not restored: ", "red")
+        output.echo(f"{what.kind} {what.name}: {what.reason}", err=True, fg=colour, start=start)
         if what.statement and not what.asked:
-            click.echo(f"  {what.statement}", err=True)
+            output.echo(f"  {what.statement}", err=True)
 
 
 class Tally:

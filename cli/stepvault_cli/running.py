@@ -53,7 +53,7 @@ def run(place: Where, sources: str | None, run_id: str | None, detach: bool, as_
         if as_json:
             output.print_json({"run_id": started, "execution_arn": execution.arn})
         else:
-            click.echo(f"run {started} started; follow it: stepvault watch {started}")
+            output.echo(f"run {started} started; follow it: stepvault watch {started}")
         return
     _follow(Vault(deployed.vault), started, execution, as_json)
 
@@ -109,10 +109,10 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
     try:
         progress = follow_run(RunFollower(vault, run, execution), out)
     except KeyboardInterrupt:
-        click.echo(_GOES_ON.format(run), err=True)
+        output.echo(_GOES_ON.format(run), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except StepvaultError:
-        click.echo(_GOES_ON.format(run), err=True)
+        output.echo(_GOES_ON.format(run), err=True)
         raise
     summary = vault.summary(run) if progress.sources else None
     if as_json:
@@ -138,14 +138,15 @@ def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
         by_state.setdefault(source.state, []).append(source.name)
     states = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
     if progress.state == "succeeded":
-        click.echo(
+        output.echo(
             f"{states or 'nothing to do'}. {output.size(progress.stored)} stored in "
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return
 
     def say(line: str) -> None:
-        err.print(line, markup=False, soft_wrap=True)
+        for part in line.split("\n"):
+            err.print(part)
 
     failed = [source for source in progress.sources if source.message]
     if not pictured:

@@ -70,12 +70,12 @@ def verify(
     elif not wrong:
         what = f"{restored} equals the backup" if restored else "every object is whole"
         held = output.count(len(manifest.objects), "object")
-        click.echo(
+        output.echo(
             f"{source}/{manifest.run_id}: {what} ({held}, {output.size(manifest.raw_bytes)})"
         )
     for what in [] if as_json else dict.fromkeys(not_compared):
-        click.echo(f"not compared: {what}")
+        output.echo(f"not compared: {what}")
     for line in [] if as_json else wrong:
-        click.secho(f"different: {line}", fg="red", err=True)
+        output.echo(f"different: {line}", fg="red", err=True)
     if wrong:
         raise click.exceptions.Exit(REFUSED)

@@ -362,3 +362,38 @@ def test_the_command_checks_prints_and_says_mistakes_with_exit_2(tmp_path: Path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "sources.shop.optonal: unknown key; did you mean optional?" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 20_000,
+        "a = " + "[" * 400 + "]" * 400,
+        "a = " + "{b=" * 3_000 + "1" + "}" * 3_000,
+        "a" + ".a" * 5_000 + " = 1",
+        "".join(f"[{'a.' * n}a]\n" for n in range(0, 300, 20)),
+        "[" + "a." * 5_000 + "a]",
+        "a = " + "9" * 10_000,
+        "a = 0x" + "f" * 10_000,
+        "a = 2026-02-31",
+        "a = 1e999999",
+        'a = "\\ud800"',
+    ],
+    ids=lambda text: f"{text[:12]}…{len(text)}",
+)
+def test_toml_that_no_person_writes_is_refused_without_a_traceback(
+    tmp_path: Path, text: str
+) -> None:
+    assert "stepvault.toml" in complaints(tmp_path, text)
+    file = tmp_path / "deep.json"
+    file.write_text('{"sources": ' * 60_000)
+    with pytest.raises(ConfigInvalid, match=r"deep\.json"):
+        config.load(file)
+
+
+@pytest.mark.parametrize("key", ["path", "engine", "name"])
+def test_control_characters_in_a_value_are_a_mistake(tmp_path: Path, key: str) -> None:
+    source = {"name": "a", "engine": "files", "path": "/data"}
+    source[key] += "\\u0000b"
+    lines = "\n".join(f'{k} = "{v}"' for k, v in source.items())
+    assert "sources" in complaints(tmp_path, f"[[sources]]\n{lines}")

@@ -6,7 +6,6 @@ from typing import Any, NoReturn
 
 import pytest
 
-from stepvault import engines as engines_package
 from stepvault import keys, plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
@@ -37,23 +36,6 @@ CONFIG = Config.model_validate(
         ]
     }
 )
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, ScriptedEngine]:
-    """One scripted engine per engine name; ``files`` plans two batches."""
-    made = {
-        "sqlite": ScriptedEngine([Scripted("app.zst", lambda: iter([b"pages"]), rows=3)]),
-        "files": ScriptedEngine(
-            [],
-            planned=[
-                UnitDraft("0000", [b"a\0", b"b\0"], 20, 2),
-                UnitDraft("0001", [b"c\0"], 10, 1),
-            ],
-        ),
-    }
-    monkeypatch.setattr(engines_package, "find", made.__getitem__)
-    return made
 
 
 def request(day: int = 22, **run_input: Any) -> RunRequest:

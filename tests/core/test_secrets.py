@@ -2,6 +2,7 @@ import json
 import ssl
 import uuid
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import boto3
 import pytest
@@ -112,3 +113,103 @@ def test_rds_hosts_are_checked_against_the_authorities_of_rds(
     assert own.tls_ca == "/my/ca.pem"
     monkeypatch.setenv("DB_URL", "postgresql://u@localhost/shop")
     assert resolve(ConnectionSettings(url_env="DB_URL")).tls_ca is None
+
+
+def everything_told(error: BaseException) -> str:
+    """The error's text and that of every error behind it."""
+    texts: list[str] = []
+    link: BaseException | None = error
+    while link is not None:
+        texts += [str(link), repr(link)]
+        link = link.__cause__ or link.__context__
+    return "\n".join(texts)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://backup:sesame#street@db:5432/shop",
+        "postgresql://backup:sesame/street@db:5432/shop",
+        "postgresql://backup:sesame?street@db:5432/shop",
+        "postgresql://backup:12345#sesame@db:5432/shop",
+        "postgresql://backup:12345/sesame@db:5432/shop",
+        "postgresql://backup:sesame@x#street@db:5432/shop",
+        "postgresql://backup:sesame[street@db:5432/shop",
+        "postgresql://backup:sesame]street@db:5432/shop",
+        "postgresql://backup:sesame\u2100street@db:5432/shop",
+        "postgresql://backup:sesame@db:port/shop",
+        "postgresql://backup:sesame@db:99999/shop",
+    ],
+)
+def test_a_url_that_cannot_be_right_is_refused_without_a_word_of_its_password(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_URL", url)
+    with pytest.raises(ConfigInvalid, match=r"'SHOP_URL'.*percent-encode") as refused:
+        resolve(ConnectionSettings(url_env="SHOP_URL"))
+    told = everything_told(refused.value)
+    for secret_word in ("sesame", "street", "12345"):
+        assert secret_word not in told
+
+
+@pytest.mark.parametrize("password", ["a%23b%2Fc%3Fd%40e", "100%25", "plain:colon", "a@b"])
+def test_a_percent_encoded_password_is_decoded(
+    password: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_URL", f"postgresql://u:{password}@h:1/shop")
+    assert resolve(ConnectionSettings(url_env="SHOP_URL")).password == unquote(password)
+
+
+def test_a_tls_mode_that_is_none_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_URL", "postgresql://u:p@h/shop?sslmode=always")
+    with pytest.raises(ConfigInvalid, match=r"sslmode 'always'.*verify-full"):
+        resolve(ConnectionSettings(url_env="SHOP_URL"))
+
+
+def test_a_port_may_be_text(secret: PutSecret) -> None:
+    assert resolve(secret(json.dumps(RDS | {"port": "5433"}))).port == 5433
+    assert resolve(secret(json.dumps(RDS | {"port": ""}))).port is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("host", 7),
+        ("host", ["db"]),
+        ("username", {"name": "u"}),
+        ("username", True),
+        ("password", 8675309),
+        ("password", ["hunter2"]),
+        ("password", "hunter2\udcff"),
+        ("password", "hunter2\x00"),
+        ("dbname", 3.5),
+        ("port", "five"),
+        ("port", 5432.5),
+        ("port", True),
+        ("port", 0),
+        ("port", 65_536),
+        ("port", "9" * 5000),
+        ("port", {}),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_named_by_its_key_alone(
+    secret: PutSecret, key: str, value: object
+) -> None:
+    settings = secret(json.dumps(RDS | {key: value}))
+    with pytest.raises(ConfigInvalid, match=f'The secret .*: "{key}" has to be') as refused:
+        resolve(settings)
+    told = everything_told(refused.value)
+    assert "hunter2" not in told
+    assert "8675309" not in told
+
+
+def test_a_secret_that_is_nested_without_end_is_no_traceback(secret: PutSecret) -> None:
+    with pytest.raises(ConfigInvalid, match="neither a JSON object nor a URL"):
+        resolve(secret("[" * 50_000))
+
+
+def test_a_variable_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_URL", "postgresql://u:hunter2\udcff@h/shop")
+    with pytest.raises(ConfigInvalid, match=r'"password" has to be') as refused:
+        resolve(ConnectionSettings(url_env="SHOP_URL"))
+    assert "hunter2" not in everything_told(refused.value)

@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 
-from stepvault import engines, keys, multipart
+from devtools.faults import Fault, Proxy, Request
+from stepvault import engines, keys, multipart, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.errors import SourceMissing
+from stepvault.errors import SourceBusy, SourceMissing, StorageUnavailable
 from stepvault.plan import RunInput, RunRequest
-from stepvault.records import Execution, Unit
+from stepvault.records import Execution, Receipt, Unit
 from stepvault.seal import SealRequest, seal
 from stepvault.verify import verify
 from tests.core.streams import Scripted, ScriptedEngine, read_object
@@ -231,3 +233,122 @@ def test_siblings_of_a_stream_that_is_overtaken_stop_too(
     assert vault.open_uploads("") == []
     assert sealed(vault, unit) == ("sealed", "")
     assert damage(vault, unit) == []
+
+
+def whole(vault: Vault, unit: Unit) -> None:
+    """The unit can be sealed, is as it was stored, and has no open upload."""
+    assert sealed(vault, unit) == ("sealed", "")
+    assert damage(vault, unit) == []
+    assert vault.open_uploads("") == []
+
+
+def noise(name: str, size: int) -> Scripted:
+    """A stream that is another one each time it is read."""
+    return Scripted(name, lambda: iter([os.urandom(size)]), encoding="none")
+
+
+def requests_of_one(vault: Vault, proxy: Proxy, unit: Unit) -> int:
+    """How many requests one invocation makes; leaves nothing in the vault."""
+    proxy.reset()
+    back_up(unit, vault)
+    asked = len(proxy.log)
+    vault.delete([e.key for e in vault.entries(keys.backup_prefix("app", unit.run_id))])
+    proxy.reset()
+    return asked
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+def test_another_invocation_may_run_from_end_to_end_at_any_moment(
+    vault: Vault,
+    proxy: Proxy,
+    engine: ScriptedEngine,
+    unit: Unit,
+    parallel: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multipart, "FIRST_PART", 5 * MIB)
+    engine.scripts = [noise("large", 6 * MIB), noise("a", 9), noise("b", 9)]
+    engine.parallel = parallel
+    for moment in range(requests_of_one(vault, proxy, unit)):
+        inner: list[Receipt] = []
+
+        def choose(request: Request, moment: int = moment, done: list[Receipt] = inner) -> None:
+            if request.number == moment:
+                done.append(back_up(unit, vault))
+
+        proxy.choose = choose
+        outer = None
+        with suppress(SourceBusy):
+            outer = back_up(unit, vault)
+        proxy.choose = lambda _: None
+        stored = vault.receipt("app", unit.run_id, unit.id)
+        assert stored in (outer, *inner)
+        assert outer in (stored, None)
+        whole(vault, unit)
+        vault.delete([e.key for e in vault.entries(keys.backup_prefix("app", unit.run_id))])
+        proxy.reset()
+
+
+def test_an_invocation_may_be_killed_at_any_moment_and_the_next_one_stores_the_unit(
+    vault: Vault,
+    proxy: Proxy,
+    engine: ScriptedEngine,
+    unit: Unit,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(multipart, "FIRST_PART", 5 * MIB)
+    monkeypatch.setattr(storage, "_ATTEMPTS", 1)  # a dead process asks nothing again
+    storage.client.cache_clear()
+    engine.scripts = [noise("large", 6 * MIB), noise("a", 9)]
+    for moment in range(requests_of_one(vault, proxy, unit)):
+
+        def choose(request: Request, moment: int = moment) -> Fault | None:
+            if request.number == moment:
+                return "lost"
+            return "refused" if request.number > moment else None
+
+        proxy.choose = choose
+        with pytest.raises(StorageUnavailable):
+            back_up(unit, vault)
+        proxy.choose = lambda _: None
+        back_up(unit, vault)
+        whole(vault, unit)
+        vault.delete([e.key for e in vault.entries(keys.backup_prefix("app", unit.run_id))])
+        proxy.reset()
+
+
+def test_one_whose_claim_was_taken_writes_nothing_more(
+    vault: Vault, engine: ScriptedEngine, unit: Unit
+) -> None:
+    def late() -> Iterator[bytes]:
+        yield b"first"
+        there = vault.receipt_or_claim("app", unit.run_id, unit.id)
+        assert there.is_claim
+        assert vault.claim("app", unit.run_id, unit.id, over=there.etag)
+        write_over(vault, unit, "app.db", b"the successor's")
+        yield b"second"
+
+    engine.scripts = [Scripted("app.db", late, encoding="none")]
+    with pytest.raises(SourceBusy, match="Another invocation began to store app/0000 later"):
+        back_up(unit, vault)
+    assert vault.get(keys.data("app", unit.run_id, "app.db")) == b"the successor's"
+    assert vault.receipt("app", unit.run_id, unit.id) is None
+    (failure,) = vault.failures(unit.run_id)
+    assert failure.error == "SourceBusy"
+
+
+def test_what_a_failed_attempt_left_is_written_over_by_the_next(
+    vault: Vault, engine: ScriptedEngine, unit: Unit
+) -> None:
+    def fails() -> Iterator[bytes]:
+        yield b""
+        raise SourceBusy("locked")
+
+    engine.scripts = [packed("a", b"old"), Scripted("b", fails, encoding="none")]
+    with pytest.raises(SourceBusy):
+        back_up(unit, vault)
+    assert vault.get(keys.data("app", unit.run_id, "a")) == b"old"
+    engine.scripts = [packed("a", b"new"), packed("b", b"rows")]
+    back_up(unit, vault)
+    whole(vault, unit)
+    assert vault.get(keys.data("app", unit.run_id, "a")) == b"new"

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.parallel import group
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -118,9 +120,37 @@ def test_children_start_with_the_default_ctrl_c_wherever_the_suite_runs() -> Non
     assert subprocess.run([sys.executable, "-c", child]).returncode == 0
 
 
-def test_the_tests_of_the_command_line_have_a_minute(request: pytest.FixtureRequest) -> None:
-    items = [i for i in request.session.items if "tests/cli/" in i.nodeid]
-    for item in items:
-        marker = item.get_closest_marker("timeout")
-        assert marker
-        assert marker.args == (60,)
+def test_the_tests_of_the_command_line_have_a_minute(tmp_path: Path) -> None:
+    folder = tmp_path / "tests/cli"
+    folder.mkdir(parents=True)
+    test = "def test_it(request): assert request.node.get_closest_marker('timeout').args == (60,)"
+    assert "1 passed" in run_suite(folder, test, f"--rootdir={tmp_path}")
+
+
+def test_the_tests_of_a_group_share_a_process_and_two_processes_share_the_groups(
+    tmp_path: Path,
+) -> None:
+    for name in ("core", "cli"):
+        folder = tmp_path / "tests" / name
+        folder.mkdir(parents=True)
+        for number in range(3):
+            (folder / f"test_{name}_{number}.py").write_text(
+                "import os, pathlib, time, pytest\n"
+                "@pytest.mark.parametrize('n', range(5))\n"
+                "def test_it(n):\n"
+                "    time.sleep(0.05)\n"
+                f"    with pathlib.Path({str(tmp_path)!r}, {name!r}).open('a') as file:\n"
+                "        print(os.environ['PYTEST_XDIST_WORKER'], file=file)\n"
+            )
+    output = run_suite(tmp_path, "", "-n", "2", f"--rootdir={tmp_path}")
+    assert "30 passed" in output
+    workers = [set((tmp_path / name).read_text().split()) for name in ("core", "cli")]
+    assert sorted(map(len, workers)) == [1, 1]
+    assert workers[0] != workers[1]
+
+
+def test_mariadb_and_mysql_are_two_groups() -> None:
+    names = ("test_errors.py::test_a[mysql-1]", "test_rows.py::test_b[mariadb]", "test_c.py::test")
+    groups = [group(f"tests/engines/mysql/{name}").rsplit(" ", 1)[1] for name in names]
+    assert groups == ["MySQL", "MariaDB", "MariaDB"]
+    assert group("tests/functions/test_handlers.py::test") == "tests/functions/test_handlers.py"

@@ -3,6 +3,7 @@
 import re
 import shlex
 import subprocess
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,7 +114,7 @@ def test_a_make_target_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize("block", blocks("toml"), ids=str)
 def test_settings_are_ones_that_a_configuration_may_have(block: Block, tmp_path: Path) -> None:
-    text = re.sub(r"^ {3}", "", block.text, flags=re.MULTILINE)  # inside a numbered list
+    text = textwrap.dedent(block.text)  # some stand in a numbered list
     settings = tomllib.loads(text)
     if "sources" not in settings:
         text += '\n[[sources]]\nname = "any"\nengine = "files"\npath = "/mnt/any"\n'

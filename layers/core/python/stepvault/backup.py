@@ -102,6 +102,8 @@ def back_up(
     except Overtaken as overtaken:
         return overtaken.receipt
     except BaseException as error:
+        if isinstance(error, StepvaultError) and (done := claim.stored_by_another()):
+            return done
         _record_failure(unit, vault.within(deadline.for_cleanup()), error)
         raise
     return receipt
@@ -146,7 +148,7 @@ def _of_scratch(error: OSError, unit: Unit, scratch: str) -> Exception:
     return ScratchFull(
         f"{unit.source.name}/{unit.id} needs more temporary storage than there is in {scratch} "
         f"({error.strerror})",
-        "Free space there, or set TMPDIR to a larger disk",
+        "On AWS raise limits.ephemeral_mb for the engine; elsewhere free space there, or set TMPDIR",
     )
 
 
@@ -162,7 +164,7 @@ def _job(unit: Unit, vault: Vault, deadline: Deadline, limits: Limits, scratch: 
         connections=connections,
         scratch=scratch,
         remaining=deadline.remaining,
-        buckets=Buckets(),
+        buckets=Buckets(deadline),
     )
 
 

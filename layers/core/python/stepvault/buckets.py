@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from stepvault import storage
 from stepvault.aws_errors import AwsProblem, translated
+from stepvault.deadline import Deadline
 from stepvault.engines.base import ObjectEntry
 from stepvault.errors import (
     SourceBusy,
@@ -19,13 +20,20 @@ _CHUNK = 1 << 20
 
 
 class Buckets:
-    """``engines.base.ObjectReader`` over boto3."""
+    """``engines.base.ObjectReader`` over botocore.
+
+    Args:
+        deadline: no request takes longer than this allows.
+    """
+
+    def __init__(self, deadline: Deadline | None = None) -> None:
+        self._deadline = deadline or Deadline()
 
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
         """Yield every object under the prefix, in key order."""
         with _source_errors(bucket, prefix):
             pages = (
-                storage.client()
+                storage.client_for(self._deadline)
                 .get_paginator("list_objects_v2")
                 .paginate(Bucket=bucket, Prefix=prefix)
             )
@@ -50,7 +58,8 @@ class Buckets:
         if part:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
         with _source_errors(bucket, key):
-            body = storage.client().get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
+            client = storage.client_for(self._deadline)
+            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
             yield from body.iter_chunks(_CHUNK)
 
 

@@ -10,9 +10,10 @@ so that two invocations cannot both go on:
 """
 
 import threading
+from contextlib import suppress
 
 from stepvault.catalog import Vault, is_whole
-from stepvault.errors import SourceBusy
+from stepvault.errors import SourceBusy, StepvaultError
 from stepvault.multipart import Condition
 from stepvault.objects import Listed
 from stepvault.records import Receipt, Unit
@@ -103,6 +104,15 @@ class Claim:
         if not self.vault.put_receipt(receipt, over=self._etag):
             self.confirm()  # if the answer was lost, it raises Overtaken with our own receipt
             raise self._lost()
+
+    def stored_by_another(self) -> Receipt | None:
+        """Return the receipt of another invocation that has stored the unit, if that is known."""
+        with suppress(StepvaultError):
+            try:
+                self._present()
+            except Overtaken as overtaken:
+                return overtaken.receipt
+        return None
 
     def _present(self) -> tuple[str | None, bool]:
         """Return the ETag of the claim, or of a receipt that proves nothing, and whether it is a claim.

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from stepvault import config_rules, validation_messages
+from stepvault.engines.files.tree.globs import without_effect
 from stepvault.errors import ConfigInvalid, StepvaultError
-from stepvault.settings import Config, DatabaseSettings, Retention
+from stepvault.settings import Config, DatabaseSettings, FilesSource, Retention
 
 
 def load(path: str | Path) -> Config:
@@ -43,7 +44,11 @@ def parse(raw: dict[str, Any], origin: str = "the configuration") -> Config:
     Raises:
         ConfigInvalid: with one line per mistake.
     """
-    if lines := mistakes(raw):
+    try:
+        lines = mistakes(raw)
+    except RecursionError:
+        raise _too_deep(origin) from None
+    if lines:
         count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
         raise ConfigInvalid("\n  ".join([f"{origin} has {count}:", *lines]))
     return Config.model_validate(raw)
@@ -99,6 +104,12 @@ def notes(config: Config) -> list[str]:
 def _source_notes(config: Config) -> Iterator[str]:
     mount = config.network.efs_mount if config.network.efs_access_point_arn else None
     for source in config.sources:
+        if isinstance(source, FilesSource):
+            for pattern in without_effect(source.exclude):
+                yield (
+                    f"{source.name}: exclude: {pattern!r} takes nothing back; put it after the pattern "
+                    "that excludes, and let that one end in /*: an excluded directory is not entered"
+                )
         if isinstance(source, DatabaseSettings):
             if source.connection.url_env:
                 yield f"{source.name}: url_env is for a terminal; functions on AWS have no such variable"
@@ -119,6 +130,12 @@ def _other_notes(config: Config) -> Iterator[str]:
     rules = [config.retention, *(s.retention for s in config.sources if s.retention)]
     if all(rule == Retention() for rule in rules):
         yield "no retention: every backup is kept"
+
+
+def _too_deep(origin: str) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"{origin} is nested too deeply", "Remove the tables or lists within tables or lists"
+    )
 
 
 # Reading
@@ -152,6 +169,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigInvalid(_toml_mistake(path, str(e), text), _toml_fix(str(e))) from None
+    except RecursionError:
+        raise _too_deep(path.name) from None
+    except ValueError as e:  # a number of thousands of digits
+        raise ConfigInvalid(f"{path} holds a value that is none: {e}", "Correct it") from None
     if not isinstance(raw, dict):
         raise ConfigInvalid(
             f"{path} holds a JSON {type(raw).__name__}, not an object",

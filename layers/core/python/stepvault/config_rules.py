@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from stepvault import expressions
-from stepvault.validation_messages import label, shown
+from stepvault.validation_messages import Location, label, shown, value_at
 
 #: Days that CloudWatch Logs accepts; any other number fails in mid-deployment.
 LOG_RETENTION_DAYS = (
@@ -23,6 +23,7 @@ LOG_RETENTION_DAYS = (
 
 def find(raw: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each rule that is broken."""
+    yield from _control_characters(raw)
     for group in ("sources", "targets", "schedules"):
         yield from _twins(raw, group)
     for place, entry in _entries(raw, "sources"):
@@ -52,6 +53,16 @@ def _table(raw: dict[str, Any], key: str) -> dict[str, Any]:
 def _text(raw: dict[str, Any], key: str) -> str | None:
     value = raw.get(key)
     return value if isinstance(value, str) else None
+
+
+def _control_characters(raw: dict[str, Any], loc: Location = ()) -> Iterator[str]:
+    """Text that no path, name or host can hold; a server or a system would cut it at a NUL."""
+    here = value_at(raw, loc)
+    if isinstance(here, str) and re.search(r"[\x00-\x1f\x7f]", here):
+        yield f"{label(raw, loc)} = {shown(here)}: holds a control character; remove it"
+    steps = here if isinstance(here, dict) else range(len(here)) if isinstance(here, list) else ()
+    for step in steps:
+        yield from _control_characters(raw, (*loc, step))
 
 
 def _twins(raw: dict[str, Any], group: str) -> Iterator[str]:

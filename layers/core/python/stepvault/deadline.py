@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 
+#: Seconds that work has at least to end by itself.
+_GRACE = 1.0
+
 
 class Deadline:
     """A time at which work must be given up.
@@ -60,7 +63,7 @@ class Deadline:
     def call[T](self, work: Callable[[], T], late: Callable[[], Exception]) -> T:
         """Return what ``work`` returns, or raise what ``late`` returns if it does not end in time.
 
-        Work gets half of the margin to end by itself. If it waits where nothing can interrupt it
+        Work gets half of the margin, at least a second, to end by itself. If it waits where nothing can interrupt it
         (a silent server, a hung file system), the thread that runs it is left behind: it must
         look at the deadline before it does anything that others can see.
         """
@@ -75,7 +78,7 @@ class Deadline:
                 result.set_exception(error)
 
         threading.Thread(target=run, name="work", daemon=True).start()
-        wait([result], max(0.0, self.remaining() + self._margin / 2))
+        wait([result], max(0.0, self.remaining()) + max(_GRACE, self._margin / 2))
         if not result.done():
             raise late()
         return result.result()

@@ -4,10 +4,9 @@ Stored records carry ``format_version`` and ignore keys they do not know, so tha
 reads a newer backup.
 """
 
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import Source
@@ -42,7 +41,7 @@ class Execution(Record):
     """The Step Functions execution, from its context object."""
 
     name: str
-    started: datetime
+    started: AwareDatetime
 
 
 class Unit(Record):
@@ -127,8 +126,8 @@ class Receipt(Record):
     source: str
     engine: str
     unit: str
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     objects: list[StoredObject]
     facts: dict[str, Any] = {}
     """What the engine knows of the source: server version, snapshot, position."""
@@ -156,7 +155,7 @@ class Failure(Record):
     error: str
     """Class name from errors.py."""
     message: str
-    at: datetime
+    at: AwareDatetime
     final: bool = False
     """A redrive does not help: only a new run does."""
 
@@ -166,8 +165,8 @@ class UnitFacts(Record):
 
     unit: str
     facts: dict[str, Any] = {}
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     bottleneck: str = "source"
 
 
@@ -179,8 +178,8 @@ class Manifest(Record):
     run_id: str
     source: str
     engine: str
-    started: datetime
-    sealed: datetime
+    started: AwareDatetime
+    sealed: AwareDatetime
     config: dict[str, Any]
     """The source's settings as they were."""
     config_sha256: str
@@ -218,8 +217,8 @@ class Summary(Record):
     format_version: int = FORMAT_VERSION
     tool_version: str
     run_id: str
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     schedule: str | None = None
     sources: list[SourceResult]
 
@@ -279,5 +278,5 @@ class RestoreReport(Record):
     restore_id: str
     source: str
     run_id: str
-    ended: datetime
+    ended: AwareDatetime
     unrestored: list[Unrestored] = []

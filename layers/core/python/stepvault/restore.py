@@ -26,8 +26,12 @@ from stepvault.errors import (
     Permanent,
     RestoreIncomplete,
     RunNotFound,
+    SourceUnreachable,
     StepvaultError,
+    StorageUnavailable,
     TargetMissing,
+    VaultDenied,
+    VaultMissing,
 )
 from stepvault.memory import settle_memory
 from stepvault.records import (
@@ -41,6 +45,9 @@ from stepvault.records import (
     Unrestored,
 )
 from stepvault.settings import Config, DatabaseSettings, TargetSettings
+
+#: Errors that are not about the task that met them: the others would meet them, too.
+_OF_THE_WHOLE_RESTORE = (ConfigInvalid, OutOfTime, VaultDenied, VaultMissing)
 
 StageName = Literal["before", "data", "after"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -127,19 +134,37 @@ def restore_task(vault: Vault, line: RestoreLine, deadline: Deadline | None = No
     Raises:
         StepvaultError: the task's part of the target is as it was, or is redone by a retry.
     """
-    deadline = deadline or Deadline()
-    manifest = vault.manifest(line.source, line.run_id)
+    within = deadline or Deadline()
+    return within.call(
+        lambda: _restore_task(vault.within(within), line, within),
+        lambda: _stuck(line.task, within),
+    )
+
+
+def _restore_task(vault: Vault, line: RestoreLine, deadline: Deadline) -> Counts:
     left: list[Unrestored] = []
-    with _job(vault, manifest, line.target, line.options, deadline, unrestored=left.append) as job:
-        try:
+    try:
+        manifest = vault.manifest(line.source, line.run_id)
+        with _job(
+            vault, manifest, line.target, line.options, deadline, unrestored=left.append
+        ) as job:
             counts = _do(engines.find(manifest.engine), job, line.task)
-        except StepvaultError as error:
-            if deadline.expired and not isinstance(error, OutOfTime):
-                raise _out_of_time(line.task, deadline) from error
-            raise
-    if left:
-        vault.put_unrestored(line.restore_id, line.task.stage, line.task.id, left)
+        if left:
+            vault.put_unrestored(line.restore_id, line.task.stage, line.task.id, left)
+    except StepvaultError as error:
+        # What S3 did not answer is tried again; everything else was cut off by the deadline.
+        if deadline.expired and not isinstance(error, StorageUnavailable):
+            raise _out_of_time(line.task, deadline) from error
+        raise
     return counts
+
+
+def _stuck(task: RestoreTask, deadline: Deadline) -> SourceUnreachable:
+    return SourceUnreachable(
+        f"Restore task {task.stage}/{task.id} got no answer from the target: the time was up after "
+        f"{deadline.elapsed():,.0f} s",
+        "See whether the target's server or file system answers other clients",
+    )
 
 
 def _do(engine: Engine, job: RestoreJob, task: RestoreTask) -> Counts:
@@ -149,10 +174,9 @@ def _do(engine: Engine, job: RestoreJob, task: RestoreTask) -> Counts:
     """
     try:
         return engine.restore(job, task)
-    except OutOfTime:
-        raise
     except Permanent as error:
-        if not job.options.keep_going or task.stage == "before":
+        going = job.options.keep_going and task.stage != "before"
+        if not going or isinstance(error, _OF_THE_WHOLE_RESTORE):
             raise
         # Part of the task may have been done: the engine says so where it knows better.
         held = f" ({', '.join(task.objects[:3])}{', …' if task.objects[3:] else ''})"
@@ -335,6 +359,12 @@ def _job(
         raise ConfigInvalid(
             f"{manifest.source!r} is a {manifest.engine} source and restores to {needs}, "
             f"which target {target.name!r} is not"
+        )
+
+    if options.without and not source.can_leave_out_kinds:
+        raise ConfigInvalid(
+            f"A {manifest.engine} restore cannot go without {', '.join(map(repr, options.without))}",
+            "It knows no kinds: leave --without out, or choose paths with --only",
         )
 
     def read_range(stored: StoredObject, start: int, end: int) -> bytes:

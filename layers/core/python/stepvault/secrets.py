@@ -5,9 +5,11 @@ The only room that calls Secrets Manager and SSM and signs tokens for RDS.
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from stepvault.aws_errors import AwsProblem, translated
@@ -20,7 +22,7 @@ from stepvault.errors import (
     SourceUnreachable,
     StepvaultError,
 )
-from stepvault.settings import ConnectionSettings
+from stepvault.settings import ConnectionSettings, Tls
 
 _ALIASES = {
     "host": ("host", "hostname", "server"),
@@ -32,13 +34,13 @@ _ALIASES = {
 
 
 def resolve(settings: ConnectionSettings, database: str | None = None) -> Connection:
-    """Where to connect and as whom.
+    """Find out where to connect and as whom.
 
     Values written in the settings win over those of the secret; ``database`` wins over both.
 
     Raises:
         ConfigInvalid: the secret's content or the URL cannot be understood.
-        SourceMissing, SourceDenied, SourceUnreachable: the secret cannot be read.
+        SourceMissing, SourceDenied, SourceBusy, SourceUnreachable: the secret cannot be read.
     """
     values = _values(settings)
     host = settings.host or values.get("host")
@@ -46,15 +48,14 @@ def resolve(settings: ConnectionSettings, database: str | None = None) -> Connec
         raise ConfigInvalid(
             f"{_origin(settings)} names no host", 'Add "host" to it, or host = "…" beside it'
         )
-    port = settings.port or values.get("port")
     return Connection(
-        host=str(host),
-        port=int(port) if port else None,
+        host=host,
+        port=settings.port or values.get("port"),
         user=settings.user or values.get("user"),
         password=values.get("password"),
         database=database or settings.database or values.get("database"),
         tls=settings.tls or values.get("tls") or ("verify-full" if settings.iam else "prefer"),
-        tls_ca=settings.tls_ca or _rds_ca(str(host)),
+        tls_ca=settings.tls_ca or _rds_ca(host),
     )
 
 
@@ -90,7 +91,7 @@ def _values(settings: ConnectionSettings) -> Mapping[str, Any]:
 def _parse_json(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ConfigInvalid(
@@ -98,26 +99,67 @@ def _parse_json(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
             'Use the RDS shape {"host": …, "port": …, "username": …, "password": …}',
         )
     return {
-        name: next((content[a] for a in aliases if content.get(a) not in (None, "")), None)
-        for name, aliases in _ALIASES.items()
+        name: next(
+            (
+                _checked(settings, name, key, content[key])
+                for key in keys
+                if content.get(key) not in (None, "")
+            ),
+            None,
+        )
+        for name, keys in _ALIASES.items()
     }
 
 
 def _parse_url(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
+    """Take a URL apart. No message holds any part of it, as each may be one of the password."""
     try:
         url = urlsplit(text)
-        port = url.port
-    except ValueError as error:
-        raise ConfigInvalid(f"{_origin(settings)} holds a URL with a bad port") from error
+        decoded = partial(unquote, errors="strict")
+        values = {
+            "host": decoded(url.hostname or ""),
+            "port": url.port,
+            "user": decoded(url.username or ""),
+            "password": decoded(url.password or ""),
+            "database": decoded(url.path.lstrip("/")),
+        }
+        # What follows the first "/", "?" or "#" of a password is no longer taken for one.
+        right = not url.fragment and "@" not in url.path + url.query
+    except ValueError:
+        right = False
+    if not right:
+        raise ConfigInvalid(
+            f"{_origin(settings)} holds a URL that cannot be taken apart",
+            "In user and password percent-encode the characters # / ? @ [ ] % (%23 %2F %3F %40 %5B "
+            "%5D %25); a port is a number below 65536",
+        )
     query = parse_qs(url.query)
-    return {
-        "host": unquote(url.hostname or "") or query.get("host", [None])[0],
-        "port": port,
-        "user": unquote(url.username) if url.username else None,
-        "password": unquote(url.password) if url.password else None,
-        "database": unquote(url.path.lstrip("/")) or None,
-        "tls": query.get("sslmode", [None])[0],
+    values["host"] = values["host"] or query.get("host", [""])[0]
+    tls = query.get("sslmode", [None])[0]
+    if tls is not None and tls not in get_args(Tls):
+        raise ConfigInvalid(
+            f"{_origin(settings)}: sslmode {tls!r} is not known", f"Use {', '.join(get_args(Tls))}"
+        )
+    given = {name: value for name, value in values.items() if value}
+    return {name: _checked(settings, name, name, value) for name, value in given.items()} | {
+        "tls": tls
     }
+
+
+def _checked(settings: ConnectionSettings, name: str, key: str, value: object) -> str | int:
+    """Return a value of a secret if it has the right type; messages name its key alone."""
+    if name == "port":
+        digits = str(value) if type(value) in (int, str) else ""
+        if re.fullmatch(r"[0-9]{1,5}", digits) and 0 < int(digits) < 65_536:
+            return int(digits)
+        wanted = "a number between 1 and 65535"
+    else:
+        wanted = "text in quotes, of characters that UTF-8 has, without NUL"
+        if isinstance(value, str) and not re.search(r"[\x00\ud800-\udfff]", value):
+            return value
+    raise ConfigInvalid(
+        f'{_origin(settings)}: "{key}" has to be {wanted} (value not shown)', "Correct it there"
+    )
 
 
 def _secret(name: str) -> str:

@@ -2,6 +2,10 @@
 
 Metrics leave as EMF lines of the log, which CloudWatch turns into metrics; traces go to X-Ray.
 Namespace and service come from the POWERTOOLS_* variables that ``infra`` sets.
+
+No library is patched for tracing: a patched ``sqlite3`` hands out proxies that its own ``backup``
+refuses, and a document for every statement and every request to S3 would cost more than it tells.
+Instead each unit's stages are one document each, made from its profile.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +24,7 @@ from stepvault.overdue import Overdue
 from stepvault.records import Receipt, Summary, Unit
 
 logger = Logger()
-tracer = Tracer()
+tracer = Tracer(auto_patch=False)
 
 Handler = Callable[[dict[str, Any], LambdaContext], dict[str, Any]]
 
@@ -83,9 +87,7 @@ def report_unit(receipt: Receipt) -> dict[str, Any]:
     # are published for it, the others for its engine; the log line has them all.
     _publish({"engine": receipt.engine}, about={"source": name}, **values)
     _publish({"source": name}, Seconds=(MetricUnit.Seconds, seconds))
-    tracer.put_annotation("source", name)
-    tracer.put_annotation("bottleneck", profile.bottleneck)
-    tracer.put_metadata("profile", profile.model_dump())
+    _trace_stages(receipt)
     result = {
         "source": name,
         "unit": receipt.unit,
@@ -100,6 +102,22 @@ def report_unit(receipt: Receipt) -> dict[str, Any]:
         logger.warning(warning, source=name)
     logger.info("unit stored", extra=result)
     return result
+
+
+def _trace_stages(receipt: Receipt) -> None:
+    """Add a document for each stage of the unit to the trace: what it moved, and what it waited for."""
+    if tracer.disabled:
+        return
+    tracer.put_annotation("source", receipt.source)
+    tracer.put_annotation("bottleneck", receipt.profile.bottleneck)
+    begin, end = receipt.started.timestamp(), receipt.ended.timestamp()
+    recorder: Any = tracer.provider
+    for name in ("read", "compress", "upload"):
+        stage = getattr(receipt.profile, name)
+        segment = recorder.begin_subsegment(name)
+        segment.start_time = begin
+        segment.put_metadata("stage", stage.model_dump(), "stepvault")
+        recorder.end_subsegment(end_time=end)
 
 
 def report_run(summary: Summary) -> None:

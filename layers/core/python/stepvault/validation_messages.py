@@ -72,10 +72,10 @@ def find(raw: dict[str, Any]) -> Iterator[str]:
 def _take_out(rest: dict[str, Any], error: ErrorDetails) -> None:
     loc = _without_tags(error["loc"])
     if error["type"] == "union_tag_invalid":
-        source = _value_at(rest, loc)
+        source = value_at(rest, loc)
         source["engine"] = _near_engine(str(source["engine"])) or _engine_by_keys(source)
         return
-    parent, key = _value_at(rest, loc[:-1]), loc[-1] if loc else None
+    parent, key = value_at(rest, loc[:-1]), loc[-1] if loc else None
     if isinstance(parent, dict) and key in parent:
         del parent[key]
 
@@ -191,7 +191,8 @@ def _without_tags(loc: Location) -> Location:
     return loc
 
 
-def _value_at(raw: Any, loc: Location) -> Any:
+def value_at(raw: Any, loc: Location) -> Any:
+    """Return what stands at that path; None if nothing does."""
     for step in loc:
         try:
             raw = raw[step]
@@ -205,7 +206,7 @@ def label(raw: dict[str, Any], loc: Location) -> str:
     path = ""
     here: Any = raw
     for step in loc:
-        siblings, here = here, _value_at(here, (step,))
+        siblings, here = here, value_at(here, (step,))
         if isinstance(step, str):
             path += f".{step}" if path else step
             continue
@@ -249,7 +250,10 @@ def _field_at(loc: Location) -> FieldInfo | None:
 
 def shown(value: Any) -> str:
     """Return the value as TOML would write it, cut short; never one that looks like a credential."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, ensure_ascii=False, default=str)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "(not shown: too long)"
     if _holds_credential(text):
         return "(not shown: it looks like a credential)"
     return text if len(text) <= 60 else text[:57] + "…"

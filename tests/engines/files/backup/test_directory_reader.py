@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -285,3 +286,34 @@ def test_without_a_listing_the_whole_tree_is_stored(tmp_path: Path) -> None:
 def test_a_missing_root_without_a_listing_is_missing_too(tmp_path: Path) -> None:
     with pytest.raises(SourceMissing):
         backup_to_folder(engine, Job(source=trees.source(tmp_path / "no")), tmp_path / "vault")
+
+
+def live_database(path: Path, rows: int) -> sqlite3.Connection:
+    """A database with a WAL that is not empty, as long as the connection lives."""
+    writer = sqlite3.connect(path)
+    writer.execute("PRAGMA journal_mode = WAL")
+    writer.execute("CREATE TABLE note (text)")
+    writer.executemany("INSERT INTO note VALUES (?)", [("x" * 900,)] * rows)
+    writer.commit()
+    return writer
+
+
+@pytest.mark.usefixtures("file_system")
+def test_a_live_database_within_the_files_is_told_with_the_way_out(tmp_path: Path) -> None:
+    """Its two files are read one after the other, and belong to different moments."""
+    root = tmp_path / "tree"
+    root.mkdir()
+    writers = [live_database(root / "small.db", 10), live_database(root / "large", 3000)]
+    writers[1].execute("PRAGMA wal_checkpoint")  # the file is large now; its WAL still is there
+    (root / "closed.db").write_bytes((root / "large").read_bytes())
+    (root / "closed.db-wal").touch()
+    sqlite3.connect(root / "rollback.db").execute("CREATE TABLE note (text)").connection.close()
+    (root / "rollback.db-wal").write_text("not SQLite's")
+    assert (root / "large").stat().st_size > 2 << 20
+    results = back_up(engine, trees.source(root), tmp_path / "vault")
+    for writer in writers:
+        writer.close()
+    (warning,) = warnings(results)
+    assert warning.startswith("a SQLite database in use")
+    assert "source of engine sqlite" in warning
+    assert sorted(warning.rpartition(" (2): ")[2].split(", ")) == ["large", "small.db"]

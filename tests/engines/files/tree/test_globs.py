@@ -1,8 +1,11 @@
 """include, exclude, max_file_size, follow_symlinks, preserve_metadata."""
 
 import os
+import signal
 import stat
 import subprocess
+from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from stepvault.config import load, notes
 from stepvault.engines.files import engine
-from stepvault.engines.files.tree.globs import Globs
+from stepvault.engines.files.tree.globs import Globs, without_effect
+from stepvault.settings import FilesSource
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.files import trees
 
@@ -166,3 +171,138 @@ def _excluded(globs: Globs, path: bytes) -> bool:
 def test_a_range_the_wrong_way_round_ends_no_backup(root: Path, tmp_path: Path) -> None:
     paths, _ = stored(root, tmp_path, include=["*.txt"], exclude=["docs/[z-a].txt", "[e-b].txt"])
     assert paths == ["a.txt", "docs", "docs/c.txt"]
+
+
+def test_the_example_keeps_what_it_says(tmp_path: Path) -> None:
+    config = load(Path(__file__).parents[4] / "examples" / "stepvault.toml")
+    (example,) = [s for s in config.sources if isinstance(s, FilesSource)]
+    root = tmp_path / "tree"
+    for path in (
+        "cache/keep/deep/kept",
+        "cache/keep/kept",
+        "cache/gone/x",
+        "cache/y",
+        "a.tmp",
+        "b",
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).touch()
+    paths, _ = stored(root, tmp_path, include=example.include, exclude=example.exclude)
+    files = {path for path in paths if (root / path).is_file()}
+    assert files == {"b", "cache/keep/deep/kept", "cache/keep/kept"}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "expected"),
+    [
+        (["/cache/", "!/cache/keep/**"], ["!/cache/keep/**"]),
+        (["cache", "!cache/keep"], ["!cache/keep"]),
+        (["/a/b/", "!/a/b/*/c"], ["!/a/b/*/c"]),
+        (["/a/b", "!/a/b/c", "!/a/b/c/d"], ["!/a/b/c", "!/a/b/c/d"]),
+        (["!*.txt", "*.log"], ["!*.txt"]),
+        (["/cache/*", "!/cache/keep/"], []),
+        (["/cache/*", "!/cache/keep/**"], ["!/cache/keep/**"]),
+        (["/cache/*", "!/cache/keep/", "!/cache/keep/**"], []),
+        (["*.tmp", "!keep.tmp", "!/docs/keep.tmp"], []),
+        (["/cache/", "!/cache/", "!/cache/keep"], []),
+        (["# ! no pattern", "", "*", "!*/", "!*.txt"], []),
+    ],
+)
+def test_patterns_that_take_nothing_back_are_found(
+    patterns: list[str], expected: list[str]
+) -> None:
+    assert without_effect(patterns) == expected
+
+
+def test_config_check_names_patterns_that_take_nothing_back(tmp_path: Path) -> None:
+    file = tmp_path / "stepvault.toml"
+    file.write_text(
+        '[[sources]]\nname = "uploads"\nengine = "files"\npath = "/srv/up"\n'
+        'exclude = ["/cache/", "!/cache/keep/**"]\n'
+    )
+    (note,) = [n for n in notes(load(file)) if "exclude" in n]
+    assert "uploads: exclude: '!/cache/keep/**' takes nothing back" in note
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    patterns=st.lists(
+        st.from_regex(r"!?/?[ab*]{1,2}(/[ab*]{1,2}){0,2}/?", fullmatch=True), max_size=4
+    )
+)
+def test_what_is_said_to_take_nothing_back_makes_no_difference(patterns: list[str]) -> None:
+    """Over all paths of three names."""
+    useless = without_effect(patterns)
+    names = [b"a", b"b", b"ab"]
+    paths = [b"/".join(some) for n in (1, 2, 3) for some in product(names, repeat=n)]
+
+    def kept(rules: list[str]) -> list[bytes]:
+        globs = Globs(rules)
+        return [
+            path
+            for path in paths
+            if not any(
+                globs.decide(above, above.rpartition(b"/")[2], is_directory=True)
+                for above in (
+                    b"/".join(path.split(b"/")[:n]) for n in range(1, path.count(b"/") + 1)
+                )
+            )
+            and not globs.decide(path, path.rpartition(b"/")[2], is_directory=False)
+        ]
+
+    for pattern in useless:
+        if patterns.count(pattern) == 1:
+            assert kept([p for p in patterns if p != pattern]) == kept(patterns), pattern
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("/".join(["**/a"] * 10) + "/b", b"a/" * 200 + b"c"),
+        ("/".join(["**/a*"] * 30) + "/**/b", b"aa/" * 500 + b"c"),
+        ("/".join(["**"] * 200) + "/x", b"a/" * 500 + b"c"),
+        ("*a" * 20 + "*b", b"a" * 255),
+        ("/x/" + "*?a" * 20 + "[b]", b"x/" + b"a" * 255),
+        ("*" * 100 + "b", b"a" * 255),
+    ],
+)
+def test_stars_cost_no_power_of_the_path_s_length(pattern: str, path: bytes) -> None:
+    """With backtracking each star multiplies the time; here a second is a million times enough."""
+    globs = Globs([pattern])
+
+    def give_up(number: int, frame: Any) -> None:
+        raise TimeoutError(pattern)
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    signal.setitimer(signal.ITIMER_VIRTUAL, 1.0)
+    try:
+        assert globs.decide(path, path.rpartition(b"/")[2], is_directory=False) is None
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def _naive(pattern: list[str], path: list[str]) -> bool:
+    """Whether an anchored pattern of plain names, stars and double stars matches, by definition."""
+    if not pattern:
+        return not path
+    if pattern[0] == "**":
+        if len(pattern) == 1:
+            return bool(path)
+        return any(_naive(pattern[1:], path[n:]) for n in range(len(path) + 1))
+    return bool(path) and fnmatchcase(path[0], pattern[0]) and _naive(pattern[1:], path[1:])
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    pattern=st.lists(
+        st.sampled_from(["**", "*", "a", "b", "a*", "*b", "a*b*", "*a*b"]), min_size=2, max_size=7
+    ),
+    path=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=7),
+)
+def test_any_number_of_stars_means_what_it_means_to_git(
+    pattern: list[str], path: list[str]
+) -> None:
+    text = "/".join(path).encode()
+    matched = Globs(["/" + "/".join(pattern)]).decide(text, path[-1].encode(), is_directory=False)
+    assert bool(matched) == _naive(pattern, path)

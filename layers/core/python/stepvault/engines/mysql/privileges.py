@@ -120,6 +120,25 @@ def _closeness(pattern: str) -> float:
     return next((n for n, part in enumerate(parts) if part in ("%", "_")), float("inf"))
 
 
+#: A name that no grant on a database covers.
+_NO_DATABASE = "\0 no database: global grants only"
+
+
+def _globally(session: Session) -> set[str]:
+    return _granted(_grants(session), _NO_DATABASE)
+
+
+def is_super(session: Session) -> bool:
+    """Tell whether the user may do what the server keeps for SUPER."""
+    return bool(_globally(session) & {"SUPER", "ALL PRIVILEGES"})
+
+
+def may_set_definer(session: Session) -> bool:
+    """Tell whether the user may create views and programs that others define."""
+    special = {"SUPER", "ALL PRIVILEGES", "SET USER", "SET_USER_ID", "SET_ANY_DEFINER"}
+    return bool(_globally(session) & special)
+
+
 def sees_routines(session: Session, database: str) -> bool:
     """Tell whether the user may read the bodies of all functions and procedures."""
     with suppress(StepvaultError):
@@ -130,6 +149,4 @@ def sees_routines(session: Session, database: str) -> bool:
     grants = _grants(session)
     if _granted(grants, database) & {"SHOW CREATE ROUTINE", "SHOW_ROUTINE"}:
         return True
-    return not session.mariadb and "SELECT" in _granted(
-        grants, "\0 no database: global grants only"
-    )
+    return not session.mariadb and "SELECT" in _granted(grants, _NO_DATABASE)

@@ -67,9 +67,13 @@ def literal(text: str) -> str:
 class Session:
     """One open connection; not shared between threads, except for :meth:`cut`."""
 
-    def __init__(self, driver: "pymysql.Connection[Cursor]", address: str) -> None:
+    def __init__(
+        self, driver: "pymysql.Connection[Cursor]", address: str, target: bool = False
+    ) -> None:
         self._driver = driver
         self.address = address
+        self.target = target
+        """Restored to, not backed up: errors mean something else then."""
         self.cancelled = False
         self.in_answer = False
         """True while an answer is being streamed: no other statement can run until it has ended."""
@@ -86,6 +90,14 @@ class Session:
     def folds(self) -> bool:
         """Whether the server writes the names of databases and tables in lower case."""
         return bool(self.one("SELECT @@lower_case_table_names")[0] == 1)
+
+    @cached_property
+    def collations(self) -> dict[str, str]:
+        """The default collation of each character set."""
+        query = (
+            "SELECT character_set_name, default_collate_name FROM information_schema.character_sets"
+        )
+        return {str(charset): str(collation) for charset, collation in self.rows(query)}
 
     def fold(self, name: str) -> str:
         """Return the name of a database or table as the server writes it."""
@@ -110,6 +122,12 @@ class Session:
         """Run a statement and return the number of rows it changed."""
         with self.errors(what):
             return self._driver.query(sql)
+
+    @property
+    def warnings(self) -> int:
+        """How many warnings the last statement has left."""
+        result = self._driver._result  # type: ignore[attr-defined]
+        return int(result.warning_count) if result else 0
 
     def stream(self, sql: str) -> socket.socket:
         """Send a query and return the socket from which its answer can be read."""
@@ -147,7 +165,7 @@ class Session:
         except (pymysql.Error, OSError) as error:
             if self.cancelled:
                 raise OutOfTime(f"reading from {self.address} was cancelled") from None
-            fail(*number_and_text(error), self.address, what)
+            fail(*number_and_text(error), self.address, what, self.target)
 
 
 #: Integers become int, everything else comes as text.
@@ -167,12 +185,13 @@ def server_of(connection: Connection | None) -> Connection:
     return connection
 
 
-def connect(connection: Connection, database: str | None = None) -> Session:
+def connect(connection: Connection, database: str | None = None, target: bool = False) -> Session:
     """Open a connection and set it up.
 
     Args:
         connection: address and credentials.
         database: the database to use; None to use none, whatever the connection names.
+        target: the connection is for a restore.
 
     Raises:
         SourceUnreachable, SourceDenied, SourceMissing, SourceBusy, SourceUnsupported, ConfigInvalid.
@@ -197,12 +216,12 @@ def connect(connection: Connection, database: str | None = None) -> Session:
             **_tls(connection),
         )
     except (pymysql.Error, OSError) as error:
-        fail(*number_and_text(error), f"{address} (user {connection.user})", "")
+        fail(*number_and_text(error), f"{address} (user {connection.user})", "", target)
     except RuntimeError as error:  # MySQL 8 takes a password only over TLS or with cryptography
         raise ConfigInvalid(f"{address}: {error}", "Set the connection's tls to require") from None
     driver._read_timeout = READ_TIMEOUT  # type: ignore[attr-defined]
     _keep_alive(driver._sock)  # type: ignore[attr-defined]
-    session = Session(driver, address)
+    session = Session(driver, address, target)
     try:
         session.run("SET SESSION " + ", ".join(_SETTINGS))
         session.wait_for_locks(LOCK_WAIT)

@@ -3,7 +3,7 @@
 ::
 
     <database>-schema-create.sql.zst              CREATE DATABASE
-    <database>.<table>-schema.sql.zst             CREATE TABLE; for a view, its stand-in
+    <database>.<table>-schema.sql.zst             CREATE TABLE
     <database>.<sequence>-schema-sequence.sql.zst
     <database>.<table>.00000.sql.zst              rows, one object per range of the key
     <database>.<table>-schema-triggers.sql.zst
@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts, Job, Stored, Stream
-from stepvault.engines.mysql import definitions, privileges, ranges
+from stepvault.engines.mysql import definitions, meaning, privileges, ranges
 from stepvault.engines.mysql.consistency import Moment, freeze, gtid_at
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
 from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
@@ -103,7 +103,8 @@ class MySqlSnapshot:
         for _ in range(3):
             self._contents = Contents(control, self._source, self._databases, self._names)
             moment = self._freeze(control)
-            if self._shapes(control) == _shapes(self._contents.tables):
+            later = list(self._listed(control))
+            if _shapes(later) == _shapes(self._contents.tables):
                 break
             log.info(
                 "mysql: tables were created, dropped or changed while the snapshot was taken; again"
@@ -113,7 +114,7 @@ class MySqlSnapshot:
                 "tables are created, dropped or changed faster than a snapshot can be taken",
                 "Try again",
             )
-        self._contents.add_sequences()
+        self._contents.add_numbers(later)
         if self._source.tables and self._source.with_schema:
             named = (t for t in self._contents.tables if t.kind == "table")
             privileges.check_tables(control, named, {"TRIGGER"})
@@ -160,8 +161,9 @@ class MySqlSnapshot:
             self._readers = [self._connect() for _ in range(max(1, wanted))]
         return freeze(self._readers, control, tables_to_read, self.who_blocks)
 
-    def _shapes(self, control: Session) -> "_Shapes":
-        return _shapes(t for d in self._databases for t in chosen(self._source, tables(control, d)))
+    def _listed(self, control: Session) -> Iterator[Table]:
+        for database in self._databases:
+            yield from chosen(self._source, tables(control, database))
 
     def streams(self) -> Iterator[Stream]:
         """Yield the rows, largest table first, then the definitions."""
@@ -238,7 +240,7 @@ class MySqlSnapshot:
         if (session.id, table.label) in self._pinned:
             return
         session.run(f"SELECT 1 FROM {table.sql} LIMIT 0", f"table {table.label}")
-        now = definitions.normal(definitions.create_table(session, table))
+        now = meaning.normal(definitions.create_table(session, table))
         same = now == self._contents.definitions[table.label]
         # A table that was swapped in shows only the rows that it held when the snapshot was taken.
         # The control session is asked: in the snapshot MySQL gives the time of the table before.

@@ -296,7 +296,7 @@ def rights_for(placement: Placement) -> Rights | None:
         return None
     try:
         rights = Rights(int(facts["mode"], 8), int(facts["uid"]), int(facts["gid"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         rights = Rights(-1, -1, -1)
     if not (
         0 <= rights.mode <= 0o777 and all(0 <= i < 2**32 - 1 for i in (rights.uid, rights.gid))

@@ -49,7 +49,7 @@ class Header:
         if version != _INDEX_VERSION or not initialised:
             return None
         page_size = 65_536 if page_size == 1 else page_size
-        if last_frame and page_size not in _PAGE_SIZES:  # that of an empty log may be 0
+        if last_frame and page_size not in _PAGE_SIZES:  # an empty log has none yet
             raise SourceCorrupt(
                 f"the log index of SQLite file {name} gives a page size of {page_size}",
                 "close all programs that use it: the next one makes the index anew",

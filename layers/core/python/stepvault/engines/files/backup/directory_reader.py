@@ -8,6 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 from stepvault.engines.files.backup.open_file import OpenFile, streamed
@@ -22,6 +23,12 @@ from stepvault.settings import FilesSource
 
 _DENIED = {errno.EACCES, errno.EPERM}
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+
+
+_LIVE_DATABASE = (
+    "a SQLite database in use, with its WAL beside it: what is stored may be a state that it never had "
+    "(back it up as a source of engine sqlite, and exclude it here)"
+)
 
 
 class NotSmall(Exception):
@@ -146,12 +153,27 @@ class DirectoryReader:
             else:
                 member = streamed(member, open_file, part)
                 descriptor = -1  # the content closes it
+            # Sizes of databases are whole pages: others need not be looked at.
+            if (
+                status.st_size
+                and not status.st_size % 512
+                and _is_wal(member, open_file.descriptor)
+            ):
+                self._look_for_wal(path)
             if linked:
                 self._expect_other_names(member, status)
             return member
         finally:
             if descriptor >= 0:
                 os.close(descriptor)
+
+    def _look_for_wal(self, path: bytes) -> None:
+        """Warn of a database in use: it is two files, which are not read at the same moment."""
+        parent, name = split(path)
+        with suppress(OSError):
+            status = os.stat(name + b"-wal", dir_fd=self._tree.directory(parent))
+            if status.st_size:
+                self._warnings.add(_LIVE_DATABASE, path)
 
     def _open(self, name: bytes, parent: int) -> int:
         try:
@@ -203,6 +225,18 @@ class DirectoryReader:
 
     def _became_something_else(self, path: bytes) -> None:
         self._warnings.add("became something else before it was read, left out", path)
+
+
+def _is_wal(member: Member, descriptor: int) -> bool:
+    """Whether it is a SQLite database in WAL mode, by its header."""
+    content = member.content
+    if isinstance(content, (bytes, memoryview)):
+        start = bytes(content[:20])
+    elif member.kind != index.PIECE:  # large: one more read is little
+        start = os.pread(descriptor, 20, 0)
+    else:
+        return False
+    return start.startswith(b"SQLite format 3\0") and start[18:20] == b"\2\2"
 
 
 def _other_name(first: Member) -> Member:

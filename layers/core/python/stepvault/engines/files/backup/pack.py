@@ -257,6 +257,7 @@ class PackedUnit:
         self.warnings = list(head.warnings)
         self.references: Sequence[StoredObject] = ()
         self._unit = head.unit
+        self._mounts = head.mounts
         self._collected = collected
         self._stop = threading.Event()
         self._pack = Pack(f"{self._unit}.tar.zst", reader, records, self._stop)
@@ -271,7 +272,7 @@ class PackedUnit:
         (pack,) = stored
         packs = {1: {"name": self._pack.name, "live": pack.object.raw_bytes}}
         lines = index.finished(self._pack.drafts, index.Places(pack), 1)
-        yield index.Index(self._unit + index.SUFFIX, index.head(packs), lines)
+        yield index.Index(self._unit + index.SUFFIX, index.head_line(packs, self._mounts), lines)
 
     def cancel(self) -> None:
         """Make the pack's ``read`` raise before its next member."""

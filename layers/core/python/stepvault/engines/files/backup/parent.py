@@ -135,6 +135,8 @@ class Parent:
             BackupTampered: an index is not what was stored.
         """
         self._packs: list[_Pack] = []
+        self.mounts = set[bytes]()
+        """Directories where another file system began."""
         # Without the counts of files: that is what the index's is for.
         self._objects = [
             o.model_copy(update={"run_id": o.run_id or previous.run_id, "files": None})
@@ -153,13 +155,14 @@ class Parent:
     ) -> _Cursor:
         """Return a cursor over an index that is laid aside on disk in blocks, verified."""
         head, chunks = index.read_chunks(previous.read(stored))
+        self.mounts |= head.mounts
         text = Spooled(block)
         for chunk in chunks:
             for start in range(0, len(chunk), block):
                 text.add(chunk[start : start + block])
         objects = {(o.run_id, o.name): o for o in self._objects}
         packs: dict[bytes, _Pack] = {}
-        for number, pack in head.items():
+        for number, pack in head.packs.items():
             held = objects.get(index.pack_named(pack, stored))
             if held is not None:
                 packs[b"%d" % number] = _Pack(len(self._packs), held, pack["live"])

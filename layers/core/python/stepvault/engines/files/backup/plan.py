@@ -26,6 +26,7 @@ from stepvault.engines.base import PlanJob, UnitDraft
 from stepvault.engines.files.backup import bucket_walk, units
 from stepvault.engines.files.backup.batches import Batches, Record
 from stepvault.engines.files.backup.hard_links import HardLinks
+from stepvault.engines.files.backup.mounts import mounts_to_expect
 from stepvault.engines.files.backup.parent import parent_of
 from stepvault.engines.files.backup.same_content import SameContent
 from stepvault.engines.files.backup.unchanged import Unchanged
@@ -61,11 +62,13 @@ def plan(job: PlanJob) -> Iterator[UnitDraft]:
     warnings = Warnings()
     with closing(HardLinks()) as links:
         with _opened(job, warnings) as source:
-            unchanged = Unchanged(parent_of(job, warnings), source.content, links)
+            parent = parent_of(job, warnings)
+            unchanged = Unchanged(parent, source.content, links)
             batches = Batches(job.batch_bytes, job.batch_files, source.record)
             batches.fill(unchanged.left_out_of(source.entries), links)
         unchanged.withdraw(links.withdrawn())
-    yield from units.drafts(batches, unchanged, warnings)
+    mounts = mounts_to_expect(job.source, parent, warnings)
+    yield from units.drafts(batches, unchanged, mounts, warnings)
 
 
 @contextmanager

@@ -77,10 +77,10 @@ class Unchanged:
         """How many lines there are."""
         return self._lines.count
 
-    def whole_backup(self) -> list[StoredObject]:
+    def whole_backup(self, mounts: list[bytes]) -> list[StoredObject]:
         """Return the objects of the previous backup, if it describes the source as a whole; else none."""
         # What was compared by content may have other times.
-        if self._parent is None or self._content:
+        if self._parent is None or self._content or self._parent.mounts != set(mounts):
             return []
         return self._parent.whole(self.files)
 
@@ -126,7 +126,13 @@ class UnchangedUnit:
             for number, (stored, live) in self._packs.items()
         }
         name = self._head.unit + index.SUFFIX
-        yield _Watched(name, index.head(packs), self._lines, self._head.files, self._stop)
+        yield _Watched(
+            name,
+            index.head_line(packs, self._head.mounts),
+            self._lines,
+            self._head.files,
+            self._stop,
+        )
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:  # noqa: ARG002
         """Yield nothing: the index is all there is."""

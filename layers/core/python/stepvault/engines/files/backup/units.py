@@ -9,7 +9,7 @@ from stepvault.batching import Batch
 from stepvault.engines.base import WHOLE, UnitDraft
 from stepvault.engines.files.backup.batches import Batches, sort_key
 from stepvault.engines.files.backup.unchanged import UNCHANGED, Unchanged
-from stepvault.engines.files.format import listing
+from stepvault.engines.files.format import index, listing
 from stepvault.engines.files.tree.warnings import Warnings
 
 #: A source of fewer bytes is one unit with one pack, directories included.
@@ -22,12 +22,14 @@ DIRECTORIES = "directories"
 _Unit = tuple[listing.Head, Iterable[bytes], int, int]
 
 
-def drafts(batches: Batches, unchanged: Unchanged, warnings: Warnings) -> Iterator[UnitDraft]:
-    """Yield the units as drafts; the first one carries the warnings of the walk."""
-    lines = warnings.lines()
-    for head, frames, size, files in _units(batches, unchanged):
-        full = replace(head, warnings=lines)
-        lines = []
+def drafts(
+    batches: Batches, unchanged: Unchanged, mounts: list[bytes], warnings: Warnings
+) -> Iterator[UnitDraft]:
+    """Yield the units as drafts; the first one carries mounts and warnings of the walk."""
+    lines, places = warnings.lines(), [*map(index.as_text, mounts)]
+    for head, frames, size, files in _units(batches, unchanged, mounts):
+        full = replace(head, warnings=lines, mounts=places)
+        lines, places = [], []
         yield UnitDraft(
             id=head.unit,
             listing=chain(listing.packed([full.record()]), frames),
@@ -36,8 +38,8 @@ def drafts(batches: Batches, unchanged: Unchanged, warnings: Warnings) -> Iterat
         )
 
 
-def _units(batches: Batches, unchanged: Unchanged) -> Iterator[_Unit]:
-    if batches.empty and (same := unchanged.whole_backup()):
+def _units(batches: Batches, unchanged: Unchanged, mounts: list[bytes]) -> Iterator[_Unit]:
+    if batches.empty and (same := unchanged.whole_backup(mounts)):
         objects = [stored.model_dump(mode="json") for stored in same]
         yield listing.Head(unit=UNCHANGED, unchanged=True, same=objects), [], 0, 0
         return

@@ -122,28 +122,35 @@ def parse(line: bytes) -> Line:
     )  # fmt: skip
 
 
-def head(packs: Mapping[int, Mapping[str, Any]]) -> bytes:
-    """Return the first line.
+class Head(NamedTuple):
+    """The first line of an index."""
 
-    Args:
-        packs: by number the name, the run if that is an earlier one, and the live bytes of each.
-    """
-    columns_and_packs = {
+    packs: dict[int, dict[str, Any]]
+    """By number the name, the run if that is an earlier one, and the live bytes of each."""
+    mounts: frozenset[bytes] = frozenset()
+    """Directories of the source where another file system began; in one index of a backup only."""
+
+
+def head_line(packs: Mapping[int, Mapping[str, Any]], mounts: Iterable[str] = ()) -> bytes:
+    """Return the first line; ``packs`` and ``mounts`` (escaped) are those of ``Head``."""
+    fields = {
         "stepvault_index": VERSION,
         "columns": COLUMNS,
         "packs": {str(n): p for n, p in packs.items()},
     }
-    return json.dumps(columns_and_packs).encode() + b"\n"
+    if mounts := list(mounts):
+        fields["mounts"] = mounts
+    return json.dumps(fields).encode() + b"\n"
 
 
 def read(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
     """Return the packs that an index names, and its lines without their line feeds."""
-    packs, rest = read_chunks(chunks)
-    return packs, cut(rest, b"\n")
+    head, rest = read_chunks(chunks)
+    return head.packs, cut(rest, b"\n")
 
 
-def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Iterator[bytes]]:
-    """Return the packs that an index names, and the text that follows, in chunks of any size."""
+def read_chunks(chunks: Iterable[bytes]) -> tuple[Head, Iterator[bytes]]:
+    """Return the head of an index, and the text that follows, in chunks of any size."""
     first, stream = b"", iter(chunks)
     for chunk in stream:
         first += chunk
@@ -154,6 +161,7 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
         parsed = json.loads(line)
         version = parsed["stepvault_index"]
         packs = {int(number): pack for number, pack in parsed["packs"].items()}
+        mounts = frozenset(as_bytes(path) for path in parsed.get("mounts", ()))
     except (ValueError, KeyError, TypeError) as error:
         raise BackupTampered("an index does not begin with its head") from error
     if version > VERSION:
@@ -161,7 +169,17 @@ def read_chunks(chunks: Iterable[bytes]) -> tuple[dict[int, dict[str, Any]], Ite
             f"the index has format {version}; this Stepvault reads up to {VERSION}",
             "Use the newer Stepvault that wrote it",
         )
-    return packs, chain([rest] if rest else [], stream)
+    return Head(packs, mounts), chain([rest] if rest else [], stream)
+
+
+def as_text(path: bytes) -> str:
+    """Return a path for JSON."""
+    return path.decode("utf-8", "surrogateescape")
+
+
+def as_bytes(text: str) -> bytes:
+    """Return the path that JSON holds as that text."""
+    return text.encode("utf-8", "surrogateescape")
 
 
 def pack_named(pack: Mapping[str, Any], by: StoredObject) -> tuple[str | None, str]:

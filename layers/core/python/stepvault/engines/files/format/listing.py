@@ -40,6 +40,8 @@ class Head:
     """Of a unit of unchanged entries: how many it describes."""
     same: list[dict[str, Any]] = field(default_factory=list)
     """Of a unit of unchanged entries, when nothing at all has changed: the previous backup's objects."""
+    mounts: list[str] = field(default_factory=list)
+    """For the index's head; in one unit of the source only."""
     warnings: list[str] = field(default_factory=list)
     """The walk's; in one unit of the source only."""
 

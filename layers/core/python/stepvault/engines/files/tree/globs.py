@@ -50,6 +50,41 @@ class Globs:
         return None
 
 
+def without_effect(patterns: Sequence[str]) -> list[str]:
+    """Return each ``!`` pattern that can never take anything back.
+
+    Either no pattern before it matches anything, or one of them matches a directory that holds all
+    that it could match: what is in an excluded directory is never looked at.
+    """
+    globs, found, closing = Globs(patterns), [], False
+    for line in patterns:
+        pattern = _parse(line)
+        if pattern is None:
+            continue
+        if not pattern.takes_back:
+            closing = True
+        elif not closing or any(
+            globs.decide(path, path.rpartition(b"/")[2], is_directory=True)
+            for path in _certain_parents(line)
+        ):
+            found.append(line)
+    return found
+
+
+def _certain_parents(line: str) -> list[bytes]:
+    """Return the directories that hold all that an anchored pattern can match, as far as it names them."""
+    segments = line.rstrip(" ").removeprefix("!").removesuffix("/").split("/")
+    if segments and not segments[0]:
+        del segments[0]
+    parents: list[bytes] = []
+    for segment in segments[:-1]:
+        if re.search(r"[*?\[\\]", segment):
+            break
+        name = os.fsencode(segment)
+        parents.append(parents[-1] + b"/" + name if parents else name)
+    return parents
+
+
 def _same_sign(patterns: Sequence[_Pattern]) -> list[list[_Pattern]]:
     """Neighbours that all match or all take back: the order within them does not matter."""
     groups: list[list[_Pattern]] = []
@@ -94,40 +129,55 @@ def _parse(line: str) -> _Pattern | None:
 
 
 def _translate(text: str) -> str:
-    """Return an anchored pattern, segment by segment; ``**`` stands for any number of them."""
-    segments = text.split("/")
-    out = ""
-    for position, segment in enumerate(segments):
-        last = position == len(segments) - 1
+    """Return an anchored pattern as a regular expression; ``**`` stands for any number of names.
+
+    What follows a ``**`` is matched where it is met first, and that is never taken back: as each
+    segment is one name, a later place would leave less for the rest. So the time grows with the
+    length of path and pattern, not with a power of it.
+    """
+    blocks: list[list[str]] = [[]]
+    for segment in text.split("/"):
         if segment == "**":
-            # At the end: everything within. Elsewhere: zero or more directories.
-            out += ".+" if last else "(?:.+/)?"
+            blocks.append([])
         else:
-            out += _segment(segment) + ("" if last else "/")
-    return out
+            blocks[-1].append(_segment(segment))
+    first, *middle = blocks
+    regex = "".join(segment + "/" for segment in first)
+    if not middle:
+        return regex.removesuffix("/")
+    last = middle.pop()
+    for block in filter(None, middle):
+        regex += f"(?>(?:[^/]+/)*?{''.join(segment + '/' for segment in block)})"
+    # At the end: everything within.
+    return regex + ("(?:[^/]+/)*" + "/".join(last) if last else ".+")
 
 
 def _segment(text: str) -> str:
-    """One name's pattern as a regular expression that never crosses a slash."""
-    out, at = "", 0
+    """Return one name's pattern as a regular expression that never crosses a slash.
+
+    What follows a ``*`` is matched where it is met first, as in ``_translate``.
+    """
+    blocks, at = [""], 0
     while at < len(text):
         char = text[at]
         at += 1
         if char == "*":
-            while text[at : at + 1] == "*":
-                at += 1
-            out += "[^/]*"
+            blocks.append("")
         elif char == "?":
-            out += "[^/]"
+            blocks[-1] += "[^/]"
         elif char == "[":
             bracket, at = _bracket(text, at)
-            out += bracket
+            blocks[-1] += bracket
         elif char == "\\" and at < len(text):
-            out += re.escape(text[at])
+            blocks[-1] += re.escape(text[at])
             at += 1
         else:
-            out += re.escape(char)
-    return out
+            blocks[-1] += re.escape(char)
+    first, *middle = blocks
+    if not middle:
+        return first
+    last = middle.pop()
+    return first + "".join(f"(?>[^/]*?{block})" for block in middle if block) + "[^/]*" + last
 
 
 def _bracket(text: str, start: int) -> tuple[str, int]:

@@ -26,14 +26,19 @@ class Filters:
         self._include = Selection(source.include)
 
     def want(self, path: bytes) -> bool:
-        """Whether a file of that path is to be backed up."""
-        if self._exclude:
-            for above in _above(path):
-                if self._exclude.decide(above, above.rpartition(b"/")[2], is_directory=True):
-                    return False
-            if self._exclude.decide(path, path.rpartition(b"/")[2], is_directory=False):
-                return False
+        """Return whether a file of that path is to be backed up."""
+        if self.exclude(path, is_directory=False):
+            return False
         return self._include.wants(path, is_directory=False)
+
+    def exclude(self, path: bytes, *, is_directory: bool) -> bool:
+        """Return whether the path or a directory above it is excluded."""
+        if not self._exclude:
+            return False
+        for above in _above(path):
+            if self._exclude.decide(above, above.rpartition(b"/")[2], is_directory=True):
+                return True
+        return bool(self._exclude.decide(path, path.rpartition(b"/")[2], is_directory))
 
 
 class Selection:

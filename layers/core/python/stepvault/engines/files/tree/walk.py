@@ -15,7 +15,7 @@ from itertools import batched, chain, islice
 from typing import Any, NamedTuple
 
 from stepvault.engines.files.errors import VANISHED, unreadable, vanished
-from stepvault.engines.files.paths import ROOT, is_staging, join
+from stepvault.engines.files.paths import ROOT, is_staging, join, split
 from stepvault.engines.files.spool import Records
 from stepvault.engines.files.tree.globs import Globs
 from stepvault.engines.files.tree.handles import Tree
@@ -67,6 +67,8 @@ class Entry(NamedTuple):
         """Bytes that reading a file gives: holes are not read."""
         return min(self.size, self.blocks * 512) if self.kind == FILE else 0
 
+
+_DEVICE = Entry._fields.index("device")
 
 #: An entry as a plain tuple, which is made in half the time and can be sent elsewhere by marshal.
 Fields = tuple[Any, ...]
@@ -126,6 +128,8 @@ class _Walk:
     def stretches(self) -> Iterator[list[Fields]]:
         root = _fields(ROOT, DIRECTORY, os.fstat(self._tree.directory(ROOT)))
         yield [root]
+        if os.stat("..", dir_fd=self._tree.directory(ROOT)).st_dev != root[_DEVICE]:
+            self._warnings.mounts.append(ROOT)
         self._descend(Entry._make(root), wanted=not self._include, pending=False)
         while self._levels:
             part = next(self._levels[-1].children, None)
@@ -150,6 +154,8 @@ class _Walk:
                 self._levels[depth] = level._replace(pending=None)
 
     def _descend(self, directory: Entry, wanted: bool, *, pending: bool) -> None:
+        if self._levels and directory.device != self._levels[-1].identity[0]:
+            self._note_mount(directory.path)
         self._levels.append(
             _Level(
                 self._children(directory.path, wanted),
@@ -157,6 +163,15 @@ class _Walk:
                 directory if pending else None,
             )
         )
+
+    def _note_mount(self, path: bytes) -> None:
+        """Remember where another file system begins; a link that is followed is no such place."""
+        parent, name = split(path)
+        if self._follow:
+            status = os.stat(name, dir_fd=self._tree.directory(parent), follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                return
+        self._warnings.mounts.append(path)
 
     def _children(self, parent: bytes, wanted: bool) -> Iterator[_Stretch]:
         """Yield what a directory holds, in order."""

@@ -14,6 +14,8 @@ class Warnings:
         self._lock = threading.Lock()
         self._paths: dict[str, list[str]] = {}
         self.counts: dict[str, int] = {}
+        self.mounts: list[bytes] = []
+        """Directories of the walk where another file system begins."""
 
     def add(self, what: str, path: bytes) -> None:
         """Remember that ``what`` (such as "skipped: a socket") is true of path."""
@@ -23,12 +25,15 @@ class Warnings:
             if len(named) < _NAMED:
                 named.append(show(path))
 
-    def collected(self) -> tuple[dict[str, int], dict[str, list[str]]]:
-        """Return counts and paths by kind, for ``take`` of another one."""
-        return self.counts, self._paths
+    def collected(self) -> tuple[dict[str, int], dict[str, list[str]], list[bytes]]:
+        """Return counts and paths by kind, and the mounts, for ``take`` of another one."""
+        return self.counts, self._paths, self.mounts
 
-    def take(self, counts: dict[str, int], paths: dict[str, list[str]]) -> None:
+    def take(
+        self, counts: dict[str, int], paths: dict[str, list[str]], mounts: list[bytes]
+    ) -> None:
         """Add what another one collected."""
+        self.mounts += mounts
         for what, count in counts.items():
             self.counts[what] = self.counts.get(what, 0) + count
             named = self._paths.setdefault(what, [])

@@ -1,11 +1,9 @@
-"""docs/restore.md for PostgreSQL, MySQL and MariaDB: its own commands, from a real vault to a real server."""
+"""What the documents say of PostgreSQL, MySQL and MariaDB, done on real servers as it stands there."""
 
 import os
-import subprocess
-import sys
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,78 +16,24 @@ from stepvault import storage
 from stepvault.catalog import Vault
 from stepvault.settings import Config
 from tests.cli.test_restore_by_hand import commands, run
+from tests.docs.terminal import ROOT, Terminal
 from tests.engines.mysql import data
 from tests.engines.postgres.rig import holds, make_odd
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 
 
-@dataclass
-class Terminal:
-    """A shell of someone who has the documents, the credentials and a server's own programs."""
-
-    home: Path
-    vault: Vault
-    path: list[Path] = field(default_factory=list)
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        tools = self.home / "tools"
-        tools.mkdir()
-        for name, module in {
-            "aws": "tests.cli.aws_commands",
-            "stepvault": "stepvault_cli.main",
-        }.items():
-            program = tools / name
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} "$@"\n')
-            program.chmod(0o755)
-        self.path.insert(0, tools)
-
-    def type(self, block: str, **replaced: str) -> str:
-        """Run a block of a document as it stands, but for the placeholders that a reader fills in.
-
-        Args:
-            block: the commands.
-            replaced: assignments of shell variables that get another value.
-        """
-        environment = os.environ | self.variables | {"HOME": str(self.home)}
-        environment["STEPVAULT_VAULT"] = self.vault.bucket
-        environment["PATH"] = ":".join([*map(str, self.path), os.environ["PATH"]])
-        environment["PYTHONPATH"] = ":".join(
-            map(str, [ROOT, *(ROOT / p for p in ("layers/core/python", "cli"))])
-        )
-        lines = [
-            line
-            for line in block.splitlines()
-            if not line.removeprefix("export ").startswith(tuple(f"{name}=" for name in replaced))
-        ]
-        settings = [f"export {name}='{value}'" for name, value in replaced.items()]
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", "\n".join([*settings, *lines])],
-            cwd=self.home,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, f"{block}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def download(self, source: str) -> None:
-        """Find the backup, download it and check it, as the page says."""
-        where = {"VAULT": self.vault.bucket, "SOURCE": source}
-        found = self.type(commands("aws s3api list-objects-v2"), **where).split()
-        run_id = found[-1].split("/")[2]
-        assert found == [f"backups/{source}/{run_id}/manifest.json"]
-        self.type(commands("aws s3 sync"), RUN=run_id, **where)
-        assert self.type(commands("damaged:")) == ""
+def config_of(name: str, engine: str, url_in: str, **more: object) -> Config:
+    source = {"name": name, "engine": engine, "connection": {"url_env": url_in}} | more
+    return Config.model_validate({"sources": [source]})
 
 
-@pytest.fixture
-def terminal(tmp_path: Path, vault: Vault) -> Terminal:
-    home = tmp_path / "home"
-    home.mkdir()
-    return Terminal(home, vault)
+def sql_of(holding: str) -> str:
+    """The one SQL block of docs/operations.md that holds the text, with a password filled in."""
+    blocks = re.findall(r"```sql\n(.*?)```", OPERATIONS, re.DOTALL)
+    (block,) = [block for block in blocks if holding in block]
+    return re.sub(r"^--.*\n", "", str(block), flags=re.MULTILINE).replace("…", "secret")
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------
@@ -111,8 +55,7 @@ def empty(
     with PostgresServer("18") as server:
         monkeypatch.setenv("PATH", f"{shop.home}/bin:{os.environ['PATH']}")
         monkeypatch.setenv("SHOP_SOURCE", shop.url("shop"))
-        source = {"name": "shop", "engine": "postgres", "connection": {"url_env": "SHOP_SOURCE"}}
-        run(vault, Config.model_validate({"sources": [source]}), "nightly", 3)
+        run(vault, config_of("shop", "postgres", "SHOP_SOURCE"), "nightly", 3)
         terminal.path.append(server.home / "bin")
         terminal.variables |= server.environment()
         terminal.download("shop")
@@ -148,6 +91,23 @@ def test_stepvault_restores_a_postgresql_database_from_a_terminal_and_compares(
     assert holds(empty, "shop_copy") == holds(shop, "shop")
 
 
+def test_the_account_of_the_documents_can_back_up_a_postgresql_database(
+    shop: PostgresServer, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{shop.home}/bin:{os.environ['PATH']}")
+    shop.psql(sql_of("CREATE ROLE"))
+    shop.psql(sql_of("LARGE OBJECT"), database="shop")
+    try:
+        own = shop.url("shop").replace(
+            f"//{shop.user}:{quote(shop.password)}@", "//stepvault:secret@"
+        )
+        monkeypatch.setenv("SHOP_SOURCE", own)
+        run_id = run(vault, config_of("shop", "postgres", "SHOP_SOURCE"), "nightly", 3)
+        assert vault.manifest("shop", run_id).rows > 20_000
+    finally:
+        shop.psql("DROP OWNED BY stepvault; DROP ROLE stepvault", database="shop")
+
+
 # --- MySQL and MariaDB --------------------------------------------------------------------------
 
 
@@ -178,13 +138,7 @@ def mysql(
     """The empty server, as target.cnf names it; the other's database is in the vault."""
     source, target = servers
     monkeypatch.setenv("WP_SOURCE", url(source))
-    wordpress = {
-        "name": "wordpress",
-        "engine": "mysql",
-        "connection": {"url_env": "WP_SOURCE"},
-        "databases": ["shop"],
-    }
-    run(vault, Config.model_validate({"sources": [wordpress]}), "nightly", 3)
+    run(vault, config_of("wordpress", "mysql", "WP_SOURCE", databases=["shop"]), "nightly", 3)
     (terminal.home / "target.cnf").write_text(
         f"[client]\nhost={target.host}\nport={target.port}\nuser={target.user}\npassword={target.password}\n"
     )
@@ -211,6 +165,27 @@ def test_stepvault_restores_a_mysql_database_from_a_terminal_and_compares(
     assert "equal" in told
     for name in ("shop", "wp_copy"):
         assert data.contents(mysql, name) == data.contents(servers[0], "shop")
+
+
+def test_the_account_of_the_documents_can_back_up_a_mysql_database(
+    servers: tuple[MariaDb, MariaDb], vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = servers[0]
+    account = sql_of("CREATE USER") + (sql_of("SHOW_ROUTINE") if isinstance(server, MySql) else "")
+    server.sql(*filter(str.strip, account.split(";")))
+    try:
+        monkeypatch.setenv("WP_SOURCE", f"mysql://stepvault:secret@{server.host}:{server.port}/")
+        config = config_of("wordpress", "mysql", "WP_SOURCE", databases=["shop"])
+        manifest = vault.manifest("wordpress", run(vault, config, "nightly", 3))
+        assert [w for w in manifest.warnings if "not covered by the snapshot" not in w] == []
+        assert {o.facts.get("kind") for o in manifest.objects} >= {
+            "table",
+            "data",
+            "view",
+            "triggers",
+        }
+    finally:
+        server.sql("DROP USER stepvault@'%'")
 
 
 # --- what was deleted -----------------------------------------------------------------------------
