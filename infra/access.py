@@ -7,7 +7,6 @@ from aws_cdk import Stack
 from infra.roles import Allow
 from infra.settings import Place
 
-
 #: Secrets, parameters or buckets that a statement's condition names; a condition cannot be cut.
 NAMED_IN_CONTEXT = 10
 
@@ -42,7 +41,6 @@ class Access:
         sources = _unique(place.s3 for place in places if place.s3)
         if not sources:
             return []
-        stack = self._stack
         whole = _unique(bucket for bucket, prefix in sources if not prefix)
         below: dict[str, list[str]] = {}
         for bucket, prefix in sources:
