@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 
-
 #: Seconds that work has at least to end by itself.
 _GRACE = 1.0
 
