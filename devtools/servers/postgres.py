@@ -88,7 +88,7 @@ def unpack(version: str) -> Path:
 
 
 def unpack_debian() -> Path:
-    """The folder with the newest server of the distribution, taken from its package.
+    """Return the folder with the newest server of the distribution, taken from its package.
 
     Debian has a new minor release on the day that it appears. Nothing is installed.
 
