@@ -120,7 +120,13 @@ class MySql(MariaDb):
 
     def _install(self) -> None:
         done = subprocess.run(
-            [*self._command("mysqld"), "--initialize-insecure", "--innodb-flush-method=nosync"],
+            [
+                *self._command("mysqld"),
+                "--initialize-insecure",
+                "--innodb-flush-method=nosync",
+                # Fixed for good when the data folder is made.
+                *(o for o in self.options if o.startswith("--lower-case-table-names")),
+            ],
             capture_output=True,
             text=True,
             check=False,
