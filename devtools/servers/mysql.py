@@ -114,7 +114,9 @@ class MySql(MariaDb):
 
     def _make_data(self) -> None:
         program = self._program("mysqld")
-        run_program([*program, "--initialize-insecure", "--innodb-flush-method=nosync"])
+        # Fixed for good when the data folder is made.
+        fixed = [o for o in self.options if o.startswith("--lower-case-table-names")]
+        run_program([*program, "--initialize-insecure", "--innodb-flush-method=nosync", *fixed])
         self._set_passwords("CREATE USER")
 
     def _program(self, program: str) -> list[str]:

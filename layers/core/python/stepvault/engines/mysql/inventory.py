@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from stepvault.engines.mysql.session import Session, literal, quote
-from stepvault.errors import Permanent, SourceMissing
+from stepvault.errors import Permanent, SourceChanged, SourceMissing
 
 _SYSTEM = ("information_schema", "performance_schema", "mysql", "sys")
 #: Engines whose rows live in other tables or on other servers.
@@ -194,7 +194,7 @@ def _add_statistics(session: Session, where: str, by_name: dict[str, Table]) -> 
     )
     try:
         rows = session.rows(query)
-    except Permanent:
+    except (Permanent, SourceChanged):
         own = [t for t in by_name.values() if not t.elsewhere]
         if len(own) == len(by_name):
             raise
