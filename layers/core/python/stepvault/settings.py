@@ -169,6 +169,8 @@ class MySqlSource(DatabaseSettings):
     """Definers of views, routines, triggers and events: keep, strip, or map to user@host."""
     non_transactional: Literal["warn", "refuse"] = "warn"
     """What to do about tables (MyISAM, Aria) that no snapshot covers."""
+    accounts: Literal["without-passwords", "with-passwords", "none"] = "without-passwords"
+    """Also write users, roles and grants as accounts.sql, where the user may read them."""
 
     @field_validator("definer")
     @classmethod
