@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Size, Stack, Validations
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -22,6 +22,9 @@ TIMEOUT = 900
 PLAN_MEMORY = 1769
 RECORDS_MEMORY = 512
 
+#: How many sources a role names one by one: its policy has 10,240 characters at most.
+NAMED_SOURCES = 12
+
 ARCHITECTURES = {"arm64": lambda_.Architecture.ARM_64, "x86_64": lambda_.Architecture.X86_64}
 
 
@@ -33,6 +36,8 @@ class Spec:
     file: str
     memory: int
     grants: list[Allow]
+    scratch: int = 512
+    """MB of scratch space."""
     config: bool = False
     """Reads the bundled configuration."""
     sources: bool = False
@@ -65,14 +70,37 @@ class Functions(Construct):
             Spec(
                 "plan",
                 "plan",
-                PLAN_MEMORY,
+                RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*"),
-                    *vault.write("runs/*"),
-                    *access.buckets(settings.sources),
+                    *vault.read("backups/*/receipts/*", "runs/*/request.json", "runs/*/plan/*"),
+                    *vault.write("runs/*/request.json", "runs/*/plan/*.jsonl"),
                 ],
                 config=True,
+            )
+        )
+        self.plan_source = self._function(
+            Spec(
+                "plan_source",
+                "plan_source",
+                PLAN_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*/plan/*"),
+                    *vault.write("runs/*/plan/*/*"),
+                    *access.buckets(settings.sources),
+                ],
+                scratch=settings.scratch["files"],
                 sources=True,
+            )
+        )
+        self.collect_units = self._function(
+            Spec(
+                "collect_units",
+                "collect_units",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*/receipts/*", "runs/*/plan/*"),
+                    *vault.write("runs/*/plan/files*.jsonl"),
+                ],
             )
         )
         self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}
@@ -82,9 +110,16 @@ class Functions(Construct):
                 "seal",
                 RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*"),
-                    *vault.write("backups/*/manifest.json", "runs/*"),
-                    *vault.abort("backups/*"),
+                    # Data is only listed.
+                    *vault.read(
+                        "backups/*/receipts/*",
+                        "backups/*/manifest.json",
+                        "runs/*/plan/*",
+                        "runs/*/failures/*",
+                        "runs/*/summary.json",
+                    ),
+                    *vault.write("backups/*/manifest.json", "runs/*/plan/*", "runs/*/summary.json"),
+                    *vault.abort("backups/*/data/*"),
                 ],
             )
         )
@@ -94,9 +129,23 @@ class Functions(Construct):
                 "prune",
                 RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*", "restores/*"),
-                    *vault.delete("backups/*", "runs/*", "restores/*"),
+                    *vault.read(
+                        "backups/*/receipts/*",
+                        "backups/*/manifest.json",
+                        "runs/*/plan/*",
+                        "runs/*/summary.json",
+                    ),
+                    *vault.delete("backups/*"),
                 ],
+                config=True,
+            )
+        )
+        self.check_schedules = self._function(
+            Spec(
+                "check_schedules",
+                "check_schedules",
+                RECORDS_MEMORY,
+                [*vault.read("runs/*/summary.json", "state/*"), *vault.write("state/*")],
                 config=True,
             )
         )
@@ -117,30 +166,50 @@ class Functions(Construct):
                 "restore",
                 "restore",
                 max(settings.memory[engine] for engine in settings.engines),
-                [*vault.read("backups/*", "restores/*"), *targets],
+                [
+                    *vault.read("backups/*", "restores/*"),
+                    *vault.write("restores/*/unrestored/*"),
+                    *targets,
+                ],
+                scratch=max(settings.scratch[engine] for engine in settings.engines),
                 sources=True,
                 writes=True,
                 layers=["core", "deps", *postgres],
             )
         )
 
+        self.report_restore = self._function(
+            Spec(
+                "report_restore",
+                "report_restore",
+                RECORDS_MEMORY,
+                [*vault.read("restores/*"), *vault.write("restores/*/report.json")],
+            )
+        )
+
     def _back_up(self, engine: str, postgres: list[str]) -> lambda_.Function:
-        """The function that backs up sources of the engine, and may reach only those."""
+        """Make the function that backs up sources of the engine, and may reach only those."""
         access = Access(Stack.of(self))
         sources = [s for s in self._settings.sources if s.engine == engine]
+        names = [s.name for s in sources] if len(sources) <= NAMED_SOURCES else ["*"]
+        data = [f"backups/{name}/*/data/*" for name in names]
+        receipts = [f"backups/{name}/*/receipts/*" for name in names]
+        failures = [f"runs/*/failures/{name}/*" for name in names]
+        # Of data, only the next backup of files reads something: the index of the one before.
+        earlier = [*data, "runs/*/plan/*"] if engine == "files" else []
         return self._function(
             Spec(
                 f"back_up_{engine}",
-                "back_up_files" if engine == "files" else "back_up_database",
+                "back_up",
                 self._settings.memory[engine],
                 [
-                    *self._vault.read("backups/*", "runs/*"),
-                    *self._vault.write(
-                        "backups/*/data/*", "backups/*/receipts/*", "runs/*/failures/*"
-                    ),
+                    *self._vault.read(*receipts, *earlier),
+                    *self._vault.write(*data, *receipts, *failures),
+                    *self._vault.abort(*data),
                     *access.credentials(sources),
                     *access.buckets(sources),
                 ],
+                scratch=self._settings.scratch[engine],
                 sources=True,
                 # A reader of a live SQLite database takes locks, which are writes on EFS.
                 writes=engine == "sqlite",
@@ -184,6 +253,8 @@ class Functions(Construct):
             code=self._code,
             layers=None if self._platform.local else self._layer_versions(spec.layers, folders),
             memory_size=spec.memory,
+            # What Lambda gives to all is left unsaid.
+            ephemeral_storage_size=Size.mebibytes(spec.scratch) if spec.scratch > 512 else None,
             timeout=Duration.seconds(TIMEOUT),
             role=role,
             log_group=logs,
@@ -204,6 +275,7 @@ class Functions(Construct):
         config = {"STEPVAULT_CONFIG": bundles.CONFIG_NAME} if spec.config else {}
         return {
             "STEPVAULT_VAULT": self._vault.bucket.bucket_name,
+            "STEPVAULT_STACK": Stack.of(self).stack_name,
             "POWERTOOLS_SERVICE_NAME": "stepvault",
             "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
             "POWERTOOLS_LOG_LEVEL": "INFO",

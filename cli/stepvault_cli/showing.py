@@ -8,7 +8,7 @@ import click
 
 from stepvault import keys
 from stepvault.catalog import Vault
-from stepvault.errors import RunNotFound, StepvaultError
+from stepvault.errors import BackupTampered, RunNotFound, StepvaultError
 from stepvault.records import Manifest, StoredObject, Summary
 from stepvault.restore import find_manifest
 from stepvault_cli import aws, output
@@ -40,6 +40,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
       failed     no source is sealed
       running    not sealed yet
       not sealed no summary and no execution at work: it was stopped
+      unreadable its summary is damaged; 'stepvault show RUN' says how
     """
     vault = place.vault
     executions = _executions(place)
@@ -50,15 +51,12 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
         if run in planned or not aws.taken_up(executions[run])
     ]
     with ThreadPoolExecutor(8) as pool:
-        lines = [
-            _run_line(run, summary, executions.get(run))
-            for run, summary in zip(newest, pool.map(vault.summary, newest), strict=True)
-        ]
+        lines = [*pool.map(lambda run: _read_line(vault, run, executions.get(run)), newest)]
     if as_json:
         output.print_json(lines)
         return
     if not lines:
-        click.echo("No runs yet; start one with: stepvault run")
+        output.echo("No runs yet; start one with: stepvault run")
         return
     rows = [
         (
@@ -77,13 +75,21 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
 
 
 def _executions(place: Where) -> dict[str, aws.Execution]:
-    """Executions tell which unsealed runs are at work; without a stack, nobody knows."""
+    """Return the executions, which tell what unsealed runs are at work; none without a stack."""
     try:
         return aws.executions(place.deployment.machine("Backup"))
     except StepvaultError:
         if place.bucket is None:
             raise
         return {}
+
+
+def _read_line(vault: Vault, run: str, execution: aws.Execution | None) -> dict[str, Any]:
+    """Return the run's line; a summary that cannot be read spoils no other line."""
+    try:
+        return _run_line(run, vault.summary(run), execution)
+    except BackupTampered:
+        return _run_line(run, None, None) | {"status": "unreadable"}
 
 
 def _run_line(run: str, summary: Summary | None, execution: aws.Execution | None) -> dict[str, Any]:
@@ -174,17 +180,15 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
             out.print(
                 f"{result.source}/{failure.unit} failed: {failure.error}: {failure.message}",
                 style="red",
-                markup=False,
-                soft_wrap=True,
             )
         for warning in result.warnings:
-            out.print(f"{result.source}: {warning}", style="yellow", markup=False, soft_wrap=True)
+            out.print(f"{result.source}: {warning}", style="yellow")
     if any(s.status == "failed" for s in summary.sources):
-        click.echo(f"Mend the cause, then: stepvault run --run-id {run}")
+        output.echo(f"Correct the cause, then: stepvault run --run-id {run}")
 
 
 def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
-    """A run without a summary: how far it is."""
+    """Show how far a run without a summary is."""
     execution = _executions(place).get(run)
     progress = RunFollower(vault, run, execution).look()
     if not progress.sources and execution is None:
@@ -214,9 +218,9 @@ def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
         out.print(output.table(("source", "engine", "state", ">units", ">stored"), rows))
     for message in [progress.error, *(s.message for s in progress.sources)]:
         if message:
-            out.print(message, style="red", markup=False, soft_wrap=True)
+            out.print(message, style="red")
     if not progress.ended:
-        click.echo(f"Follow it: stepvault watch {run}")
+        output.echo(f"Follow it: stepvault watch {run}")
 
 
 def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
@@ -243,7 +247,7 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
     ]
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
-        out.print(f"{name:<{width}}{value}", markup=False, soft_wrap=True)
+        out.print(f"{name:<{width}}{value}")
     shown = manifest.objects if all_objects else _largest(manifest.objects)
     rows = [
         (
@@ -259,10 +263,11 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
     out.print(output.table(("object", ">holds", ">raw", ">stored", ""), rows))
     if len(shown) < len(manifest.objects):
         rest = len(manifest.objects) - len(shown)
-        click.echo(f"and {output.count(rest, 'smaller object')}; --objects lists all")
+        output.echo(f"and {output.count(rest, 'smaller object')}; --objects lists all")
     for warning in manifest.warnings:
-        out.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    click.echo(f"\nRestore it: stepvault restore {source} --run {run} --to …")
+        out.print(f"warning: {warning}", style="yellow")
+    output.echo()
+    output.echo(f"Restore it: stepvault restore {source} --run {run} --to …")
 
 
 def _largest(objects: Sequence[StoredObject], most: int = 15) -> list[StoredObject]:

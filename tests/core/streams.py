@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from stepvault.catalog import Vault
 from stepvault.engines.base import (
     WHOLE,
     Buffer,
@@ -26,6 +27,13 @@ RUN = "20261122T010203Z-test"
 def unit(unit_id: str = WHOLE, name: str = "shop", **settings: Any) -> Unit:
     source = SqliteSource(name=name, engine="sqlite", path="/nowhere", **settings)
     return Unit(run_id=RUN, id=unit_id, source=source)
+
+
+def read_object(vault: Vault, key: str) -> bytes:
+    """The bytes of an object that is there."""
+    body = vault.get(key)
+    assert body is not None, key
+    return body
 
 
 @dataclass

@@ -1,10 +1,12 @@
 import hashlib
 import os
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
-from stepvault import __version__, backup, keys, multipart
+from stepvault import __version__, engines, keys, multipart
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.compress import decompress
@@ -18,44 +20,45 @@ from stepvault.errors import (
     VaultMissing,
 )
 from stepvault.records import StoredObject
-from tests.core.streams import RUN, Scripted, ScriptedEngine, unit
+from tests.core.streams import RUN, Scripted, ScriptedEngine, read_object, unit
 
 MIB = multipart.MIB
+Install = Callable[..., ScriptedEngine]
 
 
 @pytest.fixture
-def engine(monkeypatch):
+def engine(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Puts a scripted engine in the place of the unit's."""
 
-    def install(*scripts: Scripted, **more) -> ScriptedEngine:
+    def install(*scripts: Scripted, **more: Any) -> ScriptedEngine:
         made = ScriptedEngine(scripts, **more)
-        monkeypatch.setattr(backup.engines, "find", lambda name: made)
+        monkeypatch.setattr(engines, "find", lambda name: made)
         return made
 
     return install
 
 
-def stream(name, *chunks, **more) -> Scripted:
+def stream(name: str, *chunks: bytes, **more: Any) -> Scripted:
     return Scripted(name, lambda: iter(chunks), **more)
 
 
-def failing(name, *chunks, error) -> Scripted:
-    def script():
+def failing(name: str, *chunks: bytes, error: Exception) -> Scripted:
+    def script() -> Iterator[bytes]:
         yield from chunks
         raise error
 
     return Scripted(name, script)
 
 
-def data_keys(vault) -> list[str]:
+def data_keys(vault: Vault) -> list[str]:
     return [e.key for e in vault.entries(keys.data_prefix("shop", RUN))]
 
 
-def test_a_stream_becomes_a_compressed_object_and_a_receipt(vault, engine):
+def test_a_stream_becomes_a_compressed_object_and_a_receipt(vault: Vault, engine: Install) -> None:
     engine(stream("a.zst", b"rows " * 1000, b"more", rows=12))
     receipt = back_up(unit(), vault)
     raw = b"rows " * 1000 + b"more"
-    stored = vault.get(keys.data("shop", RUN, "a.zst"))
+    stored = read_object(vault, keys.data("shop", RUN, "a.zst"))
     assert b"".join(decompress([stored])) == raw
     (o,) = receipt.objects
     assert (o.raw_bytes, o.stored_bytes, o.rows) == (len(raw), len(stored), 12)
@@ -69,28 +72,30 @@ def test_a_stream_becomes_a_compressed_object_and_a_receipt(vault, engine):
     assert receipt.profile.upload.bytes == len(stored)
 
 
-def test_an_empty_stream_is_a_valid_object(vault, engine):
+def test_an_empty_stream_is_a_valid_object(vault: Vault, engine: Install) -> None:
     engine(stream("empty.zst"))
     (o,) = back_up(unit(), vault).objects
     assert o.raw_bytes == 0
-    assert b"".join(decompress([vault.get(keys.data("shop", RUN, "empty.zst"))])) == b""
+    assert b"".join(decompress([read_object(vault, keys.data("shop", RUN, "empty.zst"))])) == b""
 
 
-def test_a_stream_that_is_packed_already_is_stored_as_it_is(vault, engine):
+def test_a_stream_that_is_packed_already_is_stored_as_it_is(vault: Vault, engine: Install) -> None:
     engine(stream("toc.dat", b"\x00packed", encoding="none"))
     (o,) = back_up(unit(), vault).objects
-    assert vault.get(keys.data("shop", RUN, "toc.dat")) == b"\x00packed"
+    assert read_object(vault, keys.data("shop", RUN, "toc.dat")) == b"\x00packed"
     assert o.raw_sha256 == o.stored_sha256
 
 
-def test_streams_are_read_in_parallel_and_the_closing_ones_come_last(vault, engine):
+def test_streams_are_read_in_parallel_and_the_closing_ones_come_last(
+    vault: Vault, engine: Install
+) -> None:
     together = threading.Barrier(3, timeout=20)
 
-    def waits_for_the_others():
+    def waits_for_the_others() -> Iterator[bytes]:
         together.wait()
         yield b"x"
 
-    def stored_so_far():
+    def stored_so_far() -> Iterator[bytes]:
         yield "\n".join(data_keys(vault)).encode()
 
     engine(
@@ -100,12 +105,12 @@ def test_streams_are_read_in_parallel_and_the_closing_ones_come_last(vault, engi
     )
     receipt = back_up(unit(), vault)
     assert {o.name for o in receipt.objects} == {"0.zst", "1.zst", "2.zst", "index"}
-    assert len(vault.get(keys.data("shop", RUN, "index")).splitlines()) == 3
+    assert len(read_object(vault, keys.data("shop", RUN, "index")).splitlines()) == 3
 
 
 def test_a_source_that_fails_in_mid_stream_leaves_no_object_no_upload_no_receipt(
-    vault, engine, monkeypatch
-):
+    vault: Vault, engine: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(multipart, "FIRST_PART", 5 * MIB)
     noise = [os.urandom(MIB) for _ in range(12)]
     engine(failing("a.zst", *noise, error=ShortRead("the server closed after 12 MiB")))
@@ -119,7 +124,9 @@ def test_a_source_that_fails_in_mid_stream_leaves_no_object_no_upload_no_receipt
     assert "closed after 12 MiB" in failure.message
 
 
-def test_one_failing_stream_stops_its_siblings_and_its_error_is_the_one_told(vault, engine):
+def test_one_failing_stream_stops_its_siblings_and_its_error_is_the_one_told(
+    vault: Vault, engine: Install
+) -> None:
     made = engine(parallel=2)
     made.scripts = [
         Scripted("slow.zst", made.until_cancelled),
@@ -131,7 +138,9 @@ def test_one_failing_stream_stops_its_siblings_and_its_error_is_the_one_told(vau
     assert vault.open_uploads("") == []
 
 
-def test_out_of_time_unblocks_a_dead_read_aborts_and_says_how_far_it_got(vault, engine):
+def test_out_of_time_unblocks_a_dead_read_aborts_and_says_how_far_it_got(
+    vault: Vault, engine: Install
+) -> None:
     made = engine()
     made.scripts = [Scripted("a.zst", made.until_cancelled)]
     with pytest.raises(OutOfTime, match=r"shop/0000 ran out of time .* read\. .*batch_bytes"):
@@ -141,14 +150,14 @@ def test_out_of_time_unblocks_a_dead_read_aborts_and_says_how_far_it_got(vault, 
     assert [f.error for f in vault.failures(RUN)] == ["OutOfTime"]
 
 
-def test_a_unit_that_is_stored_already_is_not_read_again(vault, engine):
+def test_a_unit_that_is_stored_already_is_not_read_again(vault: Vault, engine: Install) -> None:
     made = engine(stream("a.zst", b"once"))
     first = back_up(unit(), vault)
     assert back_up(unit(), vault) == first
     assert made.opened == 1
 
 
-def test_a_receipt_whose_object_is_gone_does_not_count(vault, engine):
+def test_a_receipt_whose_object_is_gone_does_not_count(vault: Vault, engine: Install) -> None:
     made = engine(stream("a.zst", b"twice"))
     back_up(unit(), vault)
     vault.delete([keys.data("shop", RUN, "a.zst")])
@@ -157,33 +166,39 @@ def test_a_receipt_whose_object_is_gone_does_not_count(vault, engine):
     assert data_keys(vault) == [keys.data("shop", RUN, "a.zst")]
 
 
-def test_an_optional_source_that_is_not_there_is_skipped_with_the_reason(vault, engine):
+def test_an_optional_source_that_is_not_there_is_skipped_with_the_reason(
+    vault: Vault, engine: Install
+) -> None:
     engine(fails_to_open=SourceMissing("/data/app.db does not exist"))
     receipt = back_up(unit(optional=True), vault)
     assert receipt.skipped == "/data/app.db does not exist"
     assert receipt.objects == []
 
 
-def test_a_required_source_that_is_not_there_fails(vault, engine):
+def test_a_required_source_that_is_not_there_fails(vault: Vault, engine: Install) -> None:
     engine(fails_to_open=SourceMissing("/data/app.db does not exist"))
     with pytest.raises(SourceMissing):
         back_up(unit(), vault)
 
 
-def test_an_optional_source_that_is_there_but_fails_is_not_skipped(vault, engine):
+def test_an_optional_source_that_is_there_but_fails_is_not_skipped(
+    vault: Vault, engine: Install
+) -> None:
     engine(fails_to_open=SourceUnreachable("db:5432 does not answer"))
     with pytest.raises(SourceUnreachable):
         back_up(unit(optional=True), vault)
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_vault_that_does_not_exist_is_named(engine):
+def test_a_vault_that_does_not_exist_is_named(engine: Install) -> None:
     engine(stream("a.zst", b"x"))
     with pytest.raises(VaultMissing, match="no-such-vault"):
         back_up(unit(), Vault("no-such-vault"))
 
 
-def test_objects_of_earlier_runs_that_a_backup_leans_on_are_in_its_receipt(vault, engine):
+def test_objects_of_earlier_runs_that_a_backup_leans_on_are_in_its_receipt(
+    vault: Vault, engine: Install
+) -> None:
     earlier = StoredObject(
         name="old.tar.zst",
         run_id="20260101T000000Z-old",

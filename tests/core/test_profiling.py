@@ -5,7 +5,7 @@ import pytest
 from stepvault.profiling import RESERVOIR, Durations, Meter, Watch
 
 
-def test_quantiles_are_those_of_the_durations():
+def test_quantiles_are_those_of_the_durations() -> None:
     durations = Durations()
     for n in range(1, 1001):
         durations.add(n / 1000)
@@ -17,7 +17,7 @@ def test_quantiles_are_those_of_the_durations():
     assert s.p99 == pytest.approx(0.99, abs=0.002)
 
 
-def test_memory_stays_bounded_and_the_sample_stays_representative():
+def test_memory_stays_bounded_and_the_sample_stays_representative() -> None:
     durations = Durations()
     for n in range(100_000):
         durations.add(float(n))
@@ -26,7 +26,7 @@ def test_memory_stays_bounded_and_the_sample_stays_representative():
     assert durations.statistics().median == pytest.approx(50_000, rel=0.15)
 
 
-def test_a_watch_tells_work_from_waiting():
+def test_a_watch_tells_work_from_waiting() -> None:
     watch = Watch()
     time.sleep(0.05)
     busy, waiting = watch.split()
@@ -40,7 +40,7 @@ def test_a_watch_tells_work_from_waiting():
 @pytest.mark.parametrize(
     ("stage", "expected"), [("read", "source"), ("compress", "cpu"), ("upload", "network")]
 )
-def test_the_bottleneck_is_where_the_chain_stood_still(stage, expected):
+def test_the_bottleneck_is_where_the_chain_stood_still(stage: str, expected: str) -> None:
     meter = Meter()
     for name in ("read", "compress", "upload"):
         getattr(meter, name).add(1000, 0.0, 1.0 if name == stage else 0.1)

@@ -1,8 +1,13 @@
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
+from devtools.faults import Fault, Proxy, Request, at
 from stepvault import keys
+from stepvault.catalog import Vault
+from stepvault.deadline import Deadline
+from stepvault.errors import StorageUnavailable
 from stepvault.keys import run_id
 from stepvault.prune import prune
 from stepvault.records import Manifest, Receipt, SourceResult, StoredObject, Summary, Unit
@@ -12,7 +17,7 @@ from stepvault.settings import Config
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
-def config(**retention) -> Config:
+def config(**retention: Any) -> Config:
     return Config.model_validate(
         {
             "sources": [{"name": "docs", "engine": "files", "path": "/data/docs"}],
@@ -37,7 +42,9 @@ def stored(name: str, run: str | None = None) -> StoredObject:
     )
 
 
-def put_backup(vault, days_ago: float, *, leans_on: str | None = None, sealed: bool = True) -> str:
+def put_backup(
+    vault: Vault, days_ago: float, *, leans_on: str | None = None, sealed: bool = True
+) -> str:
     run = run_of(days_ago)
     vault.put(keys.data("docs", run, "0000.tar.zst"), b"pack")
     vault.put(keys.receipt("docs", run, "0000"), b"{}")
@@ -63,7 +70,7 @@ def put_backup(vault, days_ago: float, *, leans_on: str | None = None, sealed: b
     return run
 
 
-def put_receipt(vault, run: str, unit: str, *objects: StoredObject) -> None:
+def put_receipt(vault: Vault, run: str, unit: str, *objects: StoredObject) -> None:
     """A unit that is done, with its own objects."""
     for one in objects:
         if one.run_id is None:
@@ -82,7 +89,7 @@ def put_receipt(vault, run: str, unit: str, *objects: StoredObject) -> None:
     )
 
 
-def plan_run(vault, days_ago: float) -> str:
+def plan_run(vault: Vault, days_ago: float) -> str:
     """A run of two units: one of what has not changed, one of the rest."""
     run = run_of(days_ago)
     units = [Unit(run_id=run, id=i, source=config().sources[0]) for i in ("carried", "0000")]
@@ -91,16 +98,17 @@ def plan_run(vault, days_ago: float) -> str:
     return run
 
 
-def status_of_seal(vault, run: str) -> str:
+def status_of_seal(vault: Vault, run: str) -> str:
     summary, _ = seal(vault, SealRequest(run_id=run))
+    assert summary is not None
     return summary.sources[0].status
 
 
-def everything(vault) -> set[str]:
+def everything(vault: Vault) -> set[str]:
     return {e.key for e in vault.entries("")}
 
 
-def test_a_dry_run_says_what_would_go_and_removes_nothing(vault):
+def test_a_dry_run_says_what_would_go_and_removes_nothing(vault: Vault) -> None:
     runs = [put_backup(vault, days) for days in (3, 2, 1)]
     before = everything(vault)
     (docs,) = prune(vault, config(keep_last=1), now=NOW)
@@ -108,14 +116,14 @@ def test_a_dry_run_says_what_would_go_and_removes_nothing(vault):
     assert everything(vault) == before
 
 
-def test_what_retention_lets_go_is_gone_and_the_rest_is_whole(vault):
+def test_what_retention_lets_go_is_gone_and_the_rest_is_whole(vault: Vault) -> None:
     runs = [put_backup(vault, days) for days in (3, 2, 1)]
     prune(vault, config(keep_last=1), dry_run=False, now=NOW)
     assert vault.backup_runs("docs") == runs[2:]
     assert len(everything(vault)) == 3
 
 
-def test_without_a_rule_nothing_goes(vault):
+def test_without_a_rule_nothing_goes(vault: Vault) -> None:
     for days in (1000, 500):
         put_backup(vault, days)
     before = everything(vault)
@@ -124,14 +132,14 @@ def test_without_a_rule_nothing_goes(vault):
     assert everything(vault) == before
 
 
-def test_the_newest_sealed_backup_stays_even_if_newer_ones_failed(vault):
+def test_the_newest_sealed_backup_stays_even_if_newer_ones_failed(vault: Vault) -> None:
     old = put_backup(vault, 100)
     put_backup(vault, 50, sealed=False)
     prune(vault, config(max_age_days=1), dry_run=False, now=NOW)
     assert vault.sealed_runs("docs") == [old]
 
 
-def test_things_that_are_not_ours_stay(vault):
+def test_things_that_are_not_ours_stay(vault: Vault) -> None:
     put_backup(vault, 3)
     put_backup(vault, 1)
     foreign = {"backups/docs/notes.txt", "backups/docs/old/data/x", "backups/other/x/y", "top"}
@@ -141,7 +149,7 @@ def test_things_that_are_not_ours_stay(vault):
     assert foreign <= everything(vault)
 
 
-def test_a_pack_that_a_later_backup_leans_on_outlives_its_own(vault):
+def test_a_pack_that_a_later_backup_leans_on_outlives_its_own(vault: Vault) -> None:
     first = put_backup(vault, 3)
     last = put_backup(vault, 1, leans_on=first)
     prune(vault, config(keep_last=1), dry_run=False, now=NOW)
@@ -151,7 +159,7 @@ def test_a_pack_that_a_later_backup_leans_on_outlives_its_own(vault):
     assert keys.receipt("docs", first, "0000") not in everything(vault)
 
 
-def test_that_pack_goes_once_nothing_leans_on_it(vault):
+def test_that_pack_goes_once_nothing_leans_on_it(vault: Vault) -> None:
     first = put_backup(vault, 40)
     put_backup(vault, 30, leans_on=first)
     newest = put_backup(vault, 2)
@@ -159,7 +167,7 @@ def test_that_pack_goes_once_nothing_leans_on_it(vault):
     assert vault.backup_runs("docs") == [newest]
 
 
-def test_leftovers_of_a_failed_run_go_when_it_cannot_be_redriven_any_more(vault):
+def test_leftovers_of_a_failed_run_go_when_it_cannot_be_redriven_any_more(vault: Vault) -> None:
     failed = put_backup(vault, 20, sealed=False)
     recent = put_backup(vault, 5, sealed=False)
     newest = put_backup(vault, 2)
@@ -168,8 +176,45 @@ def test_leftovers_of_a_failed_run_go_when_it_cannot_be_redriven_any_more(vault)
     assert failed not in vault.backup_runs("docs")
 
 
+def test_leftovers_newer_than_the_newest_backup_stay(vault: Vault) -> None:
+    put_backup(vault, 20)
+    failed = put_backup(vault, 16, sealed=False)
+    before = everything(vault)
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert everything(vault) == before
+    assert failed in vault.backup_runs("docs")
+
+
+def test_a_backup_ends_with_its_manifest_before_its_data(vault: Vault, proxy: Proxy) -> None:
+    gone, kept = (put_backup(vault, days) for days in (3, 1))
+    deletions = iter(range(100))
+
+    def choose(request: Request) -> Fault | None:
+        second = request.operation == "DeleteObjects" and next(deletions) > 0
+        return "busy" if second else None
+
+    proxy.choose = choose
+    with pytest.raises(StorageUnavailable):
+        prune(vault.within(Deadline(30)), config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.sealed_runs("docs") == [kept]
+    assert keys.data("docs", gone, "0000.tar.zst") in everything(vault)
+    proxy.choose = lambda _: None
+    assert vault.backup_runs("docs") == [gone, kept]
+
+
+def test_an_object_that_s3_does_not_remove_is_told(vault: Vault, proxy: Proxy) -> None:
+    put_backup(vault, 3)
+    kept = put_backup(vault, 1)
+    proxy.choose = at("DeleteObjects", "partly")
+    with pytest.raises(StorageUnavailable, match=r"did not remove 'one' \(InternalError\)"):
+        prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.latest("docs")
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == [kept]
+
+
 @pytest.mark.parametrize("state", ["planning", "failed"])
-def test_while_a_run_is_under_way_nothing_it_may_lean_on_goes(vault, state):
+def test_while_a_run_is_under_way_nothing_it_may_lean_on_goes(vault: Vault, state: str) -> None:
     put_backup(vault, 3)
     put_backup(vault, 2)
     running = run_of(0.01)
@@ -181,11 +226,12 @@ def test_while_a_run_is_under_way_nothing_it_may_lean_on_goes(vault, state):
         )
     before = everything(vault)
     (docs,) = prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert docs.left_alone
     assert running in docs.left_alone
     assert everything(vault) == before
 
 
-def test_a_run_that_never_got_a_plan_does_not_stop_pruning_for_long(vault):
+def test_a_run_that_never_got_a_plan_does_not_stop_pruning_for_long(vault: Vault) -> None:
     put_backup(vault, 3)
     put_backup(vault, 2)
     vault.put(keys.request(run_of(0.5)), b"{}")
@@ -193,7 +239,7 @@ def test_a_run_that_never_got_a_plan_does_not_stop_pruning_for_long(vault):
     assert (docs.left_alone, len(docs.removed)) == (None, 1)
 
 
-def test_a_run_that_ended_well_does_not_stop_pruning(vault):
+def test_a_run_that_ended_well_does_not_stop_pruning(vault: Vault) -> None:
     put_backup(vault, 3)
     put_backup(vault, 0.01)
     result = SourceResult(source="docs", engine="files", status="sealed", units=1, units_done=1)
@@ -205,7 +251,7 @@ def test_a_run_that_ended_well_does_not_stop_pruning(vault):
     assert len(docs.removed) == 1
 
 
-def test_packs_stay_though_the_source_has_another_engine_now(vault):
+def test_packs_stay_though_the_source_has_another_engine_now(vault: Vault) -> None:
     first = put_backup(vault, 9)
     put_backup(vault, 8, leans_on=first)
     put_backup(vault, 1)
@@ -222,7 +268,9 @@ def test_packs_stay_though_the_source_has_another_engine_now(vault):
 
 @pytest.mark.parametrize("done", ["carried", "0000"])
 @pytest.mark.parametrize("summary", [True, False])
-def test_a_failed_run_that_is_redriven_days_later_finds_all_that_it_leans_on(vault, done, summary):
+def test_a_failed_run_that_is_redriven_days_later_finds_all_that_it_leans_on(
+    vault: Vault, done: str, summary: bool
+) -> None:
     base = put_backup(vault, 20)
     failed = plan_run(vault, 8)
     objects = {
@@ -241,7 +289,7 @@ def test_a_failed_run_that_is_redriven_days_later_finds_all_that_it_leans_on(vau
     assert vault.sealed_runs("docs") == [base, failed, *later]
 
 
-def test_what_the_receipts_of_a_failed_run_name_stays_whichever_backup_has_it(vault):
+def test_what_the_receipts_of_a_failed_run_name_stays_whichever_backup_has_it(vault: Vault) -> None:
     planned_upon = put_backup(vault, 10)
     put_backup(vault, 9)  # began first, but ended after the plan of the next
     failed = plan_run(vault, 8)
@@ -253,7 +301,7 @@ def test_what_the_receipts_of_a_failed_run_name_stays_whichever_backup_has_it(va
     assert keys.data("docs", planned_upon, "0000.tar.zst") in everything(vault)
 
 
-def test_a_failed_run_that_cannot_be_redriven_any_more_keeps_nothing(vault):
+def test_a_failed_run_that_cannot_be_redriven_any_more_keeps_nothing(vault: Vault) -> None:
     base = put_backup(vault, 20)
     failed = plan_run(vault, 15)
     put_receipt(vault, failed, "carried", stored("0000.tar.zst", base))
@@ -263,7 +311,7 @@ def test_a_failed_run_that_cannot_be_redriven_any_more_keeps_nothing(vault):
     assert vault.backup_runs("docs") == [newest]
 
 
-def test_a_database_whose_run_failed_keeps_no_backup_for_it(vault):
+def test_a_database_whose_run_failed_keeps_no_backup_for_it(vault: Vault) -> None:
     base = put_backup(vault, 9)
     result = SourceResult(source="docs", engine="mysql", status="failed", units=1, units_done=0)
     failed = run_of(8)

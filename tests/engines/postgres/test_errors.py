@@ -176,7 +176,7 @@ def test_another_authority_is_refused(
     tls_server: PostgresServer, layer: Path, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong.pem"
-    wrong.write_text(Path(tls_server.directory / "server.pem").read_text())
+    wrong.write_text(Path(tls_server.folder / "server.pem").read_text())
     connection = address(tls_server, "postgres", tls="verify-full", tls_ca=str(wrong))
     error = fails(SourceDenied, connection, tmp_path / "vault")
     assert "mode verify-full" in error.message

@@ -43,7 +43,7 @@ class Extended(PostgresServer):
     """A server with the extension ``zoned`` in an installation folder of its own."""
 
     def _reachable(self, home: Path) -> Path:
-        copy = self.directory / "home"
+        copy = self.folder / "home"
         shutil.copytree(home, copy)
         folder = next(copy.glob("share/**/extension"))
         (folder / "zoned.control").write_text(CONTROL)

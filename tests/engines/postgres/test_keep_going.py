@@ -237,9 +237,9 @@ GRANT SELECT ON app.customers TO auditor_NAME;
 @pytest.fixture
 def managed(pg18: PostgresServer, tmp_path: Path) -> str:
     name = new_database(pg18)
-    space = pg18.directory / f"space-{name}"
+    space = pg18.folder / f"space-{name}"
     space.mkdir()
-    pg18._give_away(pg18.directory)
+    pg18.give_away()
     pg18.psql(f"CREATE ROLE auditor_{name}")
     pg18.psql(f"CREATE TABLESPACE faraway_{name} LOCATION '{space}'")
     pg18.psql(MANAGED.replace("NAME", name), database=name)

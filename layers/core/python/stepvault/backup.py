@@ -4,18 +4,19 @@
 
     engine.stream → zstd → parts → S3 → receipt
 
-A pull chain: each stream is pulled by one thread from end to end, so a slow S3 slows the
-source. Whatever goes wrong, in whichever thread, the error leaves this room after every open
-upload has been aborted and a failure record says why.
+Each stream is pulled through the chain by one thread, so a slow S3 slows the source. An error
+in any thread leaves this module only after every open upload has been aborted and a failure
+record has been written.
 """
 
+import errno
 import hashlib
 import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,19 +25,31 @@ from typing import Any
 
 from stepvault import __version__, engines, keys, secrets
 from stepvault.buckets import Buckets
-from stepvault.catalog import Listed, Vault, first_astray
+from stepvault.catalog import Vault
+from stepvault.claim import Claim, Overtaken
 from stepvault.compress import FRAME, Compressor, Plain
 from stepvault.deadline import Deadline
 from stepvault.engines.base import Buffer, EndFrame, Job, Snapshot, Stored, Stream
-from stepvault.errors import OutOfTime, SourceMissing, StepvaultError
-from stepvault.governor import Governor, keep_buffers, settle_memory
+from stepvault.errors import (
+    OutOfTime,
+    ScratchFull,
+    ShortRead,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+    StorageUnavailable,
+)
+from stepvault.governor import Governor
+from stepvault.memory import keep_buffers, settle_memory
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
 from stepvault.records import Failure, Profile, Receipt, StoredObject, Unit
 from stepvault.settings import DatabaseSettings
 
-#: What the largest function has; more helpers than that would only take memory.
+#: The cores of the largest function; more helpers than that would only need memory.
 _MOST_CORES = 6
+#: What a stage's time was spent on, for messages.
+_SPENT = {"source": "waiting for the source", "cpu": "compression", "network": "waiting for S3"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ class Limits:
     connections: int = 3
     """Streams read at a time, where the source does not say."""
     inflight: int = 2
-    """Parts of one stream on their way at a time; several streams at once get one each."""
+    """Parts of one stream that are uploaded at a time; several streams at once get one each."""
 
 
 def back_up(
@@ -56,98 +69,66 @@ def back_up(
     governor: Governor | None = None,
     limits: Limits | None = None,
 ) -> Receipt:
-    """Store one unit whole and return its receipt; a unit that is stored already is left alone.
+    """Store one unit and return its receipt; a unit that is stored already is left alone.
 
-    Of two invocations at work on one unit (a stopped run's function goes on beside its
-    successor's) the first to be done wins: the other writes no more and returns that receipt.
+    If two invocations work on one unit (the function of a stopped run goes on beside its
+    successor's), the one that began last stores it: the other cannot write any more, and returns
+    that receipt if it is there by then.
 
     Raises:
         StepvaultError: nothing of the unit counts as backed up; no upload is left open.
     """
     deadline, governor, limits = deadline or Deadline(), governor or Governor(), limits or Limits()
-    rivals = _Rivals(unit, vault)
-    if done := _stored_already(unit, vault):
-        return done
+    claim = Claim(unit, vault.within(deadline))
+    try:
+        claim.take()
+    except Overtaken as overtaken:
+        return overtaken.receipt
     settle_memory()
     started = datetime.now(UTC)
+    path = _Path(unit, claim, deadline, governor, limits.inflight)
     try:
-        receipt = _store_unit(unit, vault, started, deadline, governor, limits, rivals)
-    except _Overtaken as overtaken:
+        try:
+            if unit.unplanned:
+                raise _unplanned(unit)
+            receipt = deadline.call(
+                lambda: _store_unit(path, started, deadline, governor, limits), path.give_up
+            )
+        except SourceMissing as error:
+            if not unit.source.optional:
+                raise
+            receipt = _receipt(unit, started, skipped=str(error))
+        claim.turn_into(receipt)
+    except Overtaken as overtaken:
         return overtaken.receipt
-    except SourceMissing as error:
-        if not unit.source.optional:
-            _record_failure(unit, vault, error)
-            raise
-        receipt = _receipt(unit, started, skipped=str(error))
     except BaseException as error:
-        _record_failure(unit, vault, error)
+        if isinstance(error, StepvaultError) and (done := claim.stored_by_another()):
+            return done
+        _record_failure(unit, vault.within(deadline.for_cleanup()), error)
         raise
-    if done := rivals.receipt():
-        return done
-    vault.put_receipt(receipt)
     return receipt
 
 
-class _Overtaken(Exception):  # no error: the unit is stored
-    """Another invocation has stored the unit meanwhile."""
-
-    def __init__(self, receipt: Receipt) -> None:
-        super().__init__(receipt.unit)
-        self.receipt = receipt
-
-
-class _Rivals:
-    """Other invocations of the same unit; made before anything else is looked at."""
-
-    def __init__(self, unit: Unit, vault: Vault) -> None:
-        self._unit = unit
-        self._vault = vault
-        self._known = self._look()
-
-    def _look(self) -> Listed | None:
-        unit = self._unit
-        return self._vault.look(keys.receipt(unit.source.name, unit.run_id, unit.id))
-
-    def receipt(self) -> Receipt | None:
-        """The receipt of one that is done by now.
-
-        One that does not hold does not count: we had written over an object of theirs before
-        they were done, so the rest must be ours too.
-        """
-        found = self._look()
-        if found is None or found == self._known:
-            return None
-        if done := _stored_already(self._unit, self._vault):
-            return done
-        self._known = found
-        return None
-
-    def give_way(self) -> None:
-        """Stop before an object of theirs is written over."""
-        if done := self.receipt():
-            raise _Overtaken(done)
-
-
 def _store_unit(
-    unit: Unit,
-    vault: Vault,
-    started: datetime,
-    deadline: Deadline,
-    governor: Governor,
-    limits: Limits,
-    rivals: _Rivals,
+    path: "_Path", started: datetime, deadline: Deadline, governor: Governor, limits: Limits
 ) -> Receipt:
-    engine, meter = engines.find(unit.source.engine), Meter()
+    unit = path.unit
+    engine = engines.find(unit.source.engine)
     with tempfile.TemporaryDirectory(prefix="stepvault-") as scratch:
-        job = _job(unit, vault, deadline, limits, Path(scratch))
-        path = _Path(unit, vault, deadline, governor, meter, limits.inflight, rivals)
         try:
+            job = _job(unit, path.vault, deadline, limits, Path(scratch))
             with engine.open(job) as snapshot:
                 stored = path.store_all(snapshot)
                 facts, warnings = snapshot.facts, snapshot.warnings
                 references = list(snapshot.references)
+                path.doing = "the source was being closed"
+            if not stored and not references:
+                raise ShortRead(f"Nothing of {unit.source.name}/{unit.id} was read")
+        except OSError as error:
+            raise _of_scratch(error, unit, scratch) from error
         except StepvaultError as error:
-            if deadline.expired and not isinstance(error, OutOfTime):
+            # What S3 did not answer is tried again; everything else was cut off by the deadline.
+            if deadline.expired and not isinstance(error, StorageUnavailable):
                 raise path.out_of_time() from error
             raise
     return _receipt(
@@ -156,7 +137,18 @@ def _store_unit(
         objects=[s.object for s in stored] + references,
         facts=facts,
         warnings=warnings,
-        profile=meter.profile(governor.sample(), governor.throttled),
+        profile=path.meter.profile(governor.sample(), governor.throttled),
+    )
+
+
+def _of_scratch(error: OSError, unit: Unit, scratch: str) -> Exception:
+    """Return the error of ours for a full scratch folder; any other error as it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return ScratchFull(
+        f"{unit.source.name}/{unit.id} needs more temporary storage than there is in {scratch} "
+        f"({error.strerror})",
+        "On AWS raise limits.ephemeral_mb for the engine; elsewhere free space there, or set TMPDIR",
     )
 
 
@@ -172,7 +164,7 @@ def _job(unit: Unit, vault: Vault, deadline: Deadline, limits: Limits, scratch: 
         connections=connections,
         scratch=scratch,
         remaining=deadline.remaining,
-        buckets=Buckets(),
+        buckets=Buckets(deadline),
     )
 
 
@@ -180,27 +172,24 @@ class _Path:
     """The chain for the streams of one unit: they share an upload pool and stop together."""
 
     def __init__(
-        self,
-        unit: Unit,
-        vault: Vault,
-        deadline: Deadline,
-        governor: Governor,
-        meter: Meter,
-        inflight: int,
-        rivals: _Rivals,
+        self, unit: Unit, claim: Claim, deadline: Deadline, governor: Governor, inflight: int
     ) -> None:
-        self._unit = unit
-        self._vault = vault
-        self._rivals = rivals
+        self.unit = unit
+        self.vault = claim.vault
+        self.meter = Meter()
+        self.doing = "the source was being opened"
+        """What is waited for; for the message when it does not end."""
+        self._claim = claim
         self._deadline = deadline
         self._governor = governor
-        self._meter = meter
         self._inflight = inflight
         self._failed: BaseException | None = None
         self._bytes = 0
+        self._uploads: set[Upload] = set()
 
     def store_all(self, snapshot: Snapshot) -> list[Stored]:
         """Every stream of the snapshot, in parallel, then the closing ones in order."""
+        self.doing = "the source was being read"
         parallel = max(1, snapshot.parallel)
         inflight = self._inflight if parallel == 1 else 1
         if parallel == 1:
@@ -216,7 +205,7 @@ class _Path:
             def store(stream: Stream) -> Stored:
                 encoder: Compressor | Plain = Plain()
                 if stream.encoding == "zstd":
-                    level = self._unit.source.compression_level
+                    level = self.unit.source.compression_level
                     # Several streams keep the cores busy on their own, and share the memory.
                     frame = FRAME if parallel == 1 else FRAME // 2
                     encoder = Compressor(level, compressors if helpers else None, helpers, frame)
@@ -262,11 +251,9 @@ class _Path:
         inflight: int,
     ) -> Stored:
         """One stream, pulled through the chain: read, compress, upload."""
-        meter, began, raw = self._meter, perf_counter(), hashlib.sha256()
-        key = keys.data(self._unit.source.name, self._unit.run_id, stream.name)
-        bucket = self._vault.bucket
+        meter, began, raw = self.meter, perf_counter(), hashlib.sha256()
         size = 0
-        with Upload(bucket, key, uploads, inflight, self._governor, meter.upload) as upload:
+        with self._upload(stream.name, uploads, inflight) as upload:
             for chunk in self._read(stream):
                 watch = Watch()
                 if not isinstance(chunk, EndFrame):
@@ -282,7 +269,7 @@ class _Path:
             for piece in ready:
                 upload.write(piece)
             counts = stream.result()
-            done = upload.complete(self._rivals.give_way)
+            done = upload.complete()
         return Stored(
             StoredObject(
                 name=stream.name,
@@ -301,14 +288,34 @@ class _Path:
             encoder.frames,
         )
 
+    @contextmanager
+    def _upload(self, name: str, pool: ThreadPoolExecutor, inflight: int) -> Iterator[Upload]:
+        """Open the upload of a data object and keep it in mind until it has ended."""
+        key = keys.data(self.unit.source.name, self.unit.run_id, name)
+        with Upload(
+            self.vault.bucket,
+            key,
+            pool,
+            inflight,
+            self._governor,
+            self.meter.upload,
+            self._claim.condition(name),
+            self._deadline,
+        ) as upload:
+            self._uploads.add(upload)
+            try:
+                yield upload
+            finally:
+                self._uploads.discard(upload)
+
     def _read(self, stream: Stream) -> Iterator[Buffer | EndFrame]:
-        """The stream's chunks, timed and counted, until time is up or a sibling has failed."""
+        """Yield the stream's chunks, timed and counted, until time is up or a sibling has failed."""
         chunks = stream.read()
         while True:
             watch = Watch()
             chunk = next(chunks, None)
             size = 0 if chunk is None or isinstance(chunk, EndFrame) else len(chunk)
-            self._meter.read.add(size, *watch.split())
+            self.meter.read.add(size, *watch.split())
             if chunk is None:
                 return
             self._bytes += size
@@ -318,25 +325,32 @@ class _Path:
                 raise self._failed
             yield chunk
 
+    def give_up(self) -> StepvaultError:
+        """Abort all uploads of a thread that does not end, and return why it was given up."""
+        self._failed = error = self._stuck()
+        for upload in [*self._uploads]:
+            upload.abort()
+        return error
+
+    def _stuck(self) -> StepvaultError:
+        unit = self.unit
+        return SourceUnreachable(
+            f"{unit.source.name}/{unit.id} got no answer while {self.doing}: the time was up after "
+            f"{self._deadline.elapsed():,.0f} s with {self._bytes / 1e6:,.0f} MB read",
+            "See whether the source's server or file system answers other clients",
+        )
+
     def out_of_time(self) -> OutOfTime:
-        unit = self._unit
+        """Return the error that says how far the unit got."""
+        unit = self.unit
         of = f" of about {unit.estimated_bytes / 1e6:,.0f} MB" if unit.estimated_bytes else ""
         return OutOfTime(
-            f"{unit.source.name}/{unit.id} ran out of time after {self._deadline.elapsed():,.0f} s"
+            f"{unit.source.name}/{unit.id} ran out of time after {self._deadline.elapsed():,.0f} s,"
+            f" most of them spent on {_SPENT[self.meter.bottleneck]},"
             f" with {self._bytes / 1e6:,.0f} MB{of} read",
             "Give it more connections or memory (limits), filter or split the source, "
             "or lower limits.batch_bytes",
         )
-
-
-def _stored_already(unit: Unit, vault: Vault) -> Receipt | None:
-    """The unit's receipt, if it has one and all its objects are still there as they were stored."""
-    receipt = vault.receipt(unit.source.name, unit.run_id, unit.id)
-    if receipt is None:
-        return None
-    there = vault.stored_objects(unit.source.name, [unit.run_id])
-    own = (o for o in receipt.objects if o.run_id is None)
-    return None if first_astray(there, unit.run_id, own) else receipt
 
 
 def _receipt(
@@ -364,8 +378,17 @@ def _receipt(
     )
 
 
+def _unplanned(unit: Unit) -> OutOfTime:
+    return OutOfTime(
+        f"Planning {unit.source.name} was cut off: its function ran out of time or memory, as the "
+        "log of plan_source says",
+        f"Raise limits.memory.{unit.source.engine}, leave folders out, or make several sources of "
+        "it; then finish the run, which plans it again",
+    )
+
+
 def _record_failure(unit: Unit, vault: Vault, error: BaseException) -> None:
-    """Leave word of why; the error itself goes on its way whether or not this works."""
+    """Record why the unit failed; the error itself is raised whether or not this works."""
     failure = Failure(
         source=unit.source.name,
         unit=unit.id,

@@ -1,60 +1,50 @@
-"""The vault: what runs and backups are in it, and the records that describe them.
+"""The vault: the runs and backups that it holds, and the records that describe them.
 
-Beside ``multipart`` (which writes data) this is the only room that speaks S3 to the vault.
+Stored records are untrusted input: whatever is wrong with one, the error is ``BackupTampered``.
 """
 
-import base64
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import zstandard
+from pydantic import ValidationError
 
-from stepvault import keys, storage
+from stepvault import keys
 from stepvault.compress import decompress
-from stepvault.errors import BackupTampered, RunNotFound, StorageUnavailable
-from stepvault.records import Failure, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.deadline import Deadline
+from stepvault.errors import BackupTampered, RunNotFound
+from stepvault.objects import CLAIM_BYTES, Bucket, Listed, unreadable
+from stepvault.records import (
+    Failure,
+    Manifest,
+    Receipt,
+    Record,
+    RestoreReport,
+    StoredObject,
+    Summary,
+    Unit,
+    Unrestored,
+)
 from stepvault.settings import Kind
 
-if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import ObjectIdentifierTypeDef
-
-R = TypeVar("R", bound=Record)
-
-#: Bytes per GET while streaming: short requests survive a slow reader, which one long
-#: response would not (S3 closes a connection that nobody reads).
-FETCH = 8 << 20
-
-
-class Listed(NamedTuple):
-    """An object as a listing shows it."""
-
-    key: str
-    size: int
-    etag: str | None = None
-
-    def is_still(self, stored: StoredObject) -> bool:
-        """Whether it is the object that was stored, as far as a listing tells.
-
-        What earlier runs left is known by its size alone: their objects are never written
-        over, but a person may have copied them (another key, another bucket), and a copy has
-        an ETag of its own.
-        """
-        told = None if stored.run_id else stored.etag  # None in older records too
-        return self.size == stored.stored_bytes and (None in (told, self.etag) or self.etag == told)
+#: Bytes of a record at most, so that a wrong one does not fill the memory.
+RECORD_BYTES = 512 << 20
 
 
 def first_astray(
     there: Mapping[tuple[str, str], Listed], run: str, objects: Iterable[StoredObject]
 ) -> tuple[StoredObject, Listed | None] | None:
-    """The first of a run's objects that is not there as it was stored, and what is there instead.
+    """Return the first object that is not there as it was stored, and what is there instead.
 
     Args:
-        there: as ``Vault.stored_objects`` gives it.
+        there: as ``Vault.stored_objects`` returns it.
+        run: the run whose objects they are.
+        objects: what must be there.
     """
     for stored in objects:
         found = there.get((stored.run_id or run, stored.name))
@@ -63,73 +53,48 @@ def first_astray(
     return None
 
 
-class Vault:
-    """One vault bucket.
+def is_whole(receipt: Receipt, there: Mapping[tuple[str, str], Listed]) -> bool:
+    """Tell whether a receipt proves that its unit is stored.
 
-    Every method raises VaultMissing, VaultDenied or StorageUnavailable when S3 says so.
+    Args:
+        receipt: the receipt.
+        there: the objects of its run, as ``Vault.stored_objects`` returns them.
     """
+    own = (o for o in receipt.objects if o.run_id is None)
+    something = bool(receipt.skipped or receipt.objects)
+    return something and first_astray(there, receipt.run_id, own) is None
 
-    def __init__(self, bucket: str) -> None:
-        self.bucket = bucket
 
-    # --- objects ---------------------------------------------------------------------------
+@dataclass
+class Receipts:
+    """The receipts of one source in one run."""
 
-    @property
-    def _s3(self) -> "S3Client":
-        return storage.client()
+    valid: dict[str, Receipt] = field(default_factory=dict)
+    """By unit."""
+    invalid: dict[str, BackupTampered] = field(default_factory=dict)
+    """By unit: what is wrong with those that do not prove anything."""
 
-    def get(self, key: str) -> bytes | None:
-        """The object's bytes, or None if there is none."""
-        with storage.vault_errors(self.bucket):
-            try:
-                return self._s3.get_object(Bucket=self.bucket, Key=key)["Body"].read()
-            except self._s3.exceptions.ClientError as error:
-                if storage.error_code(error) in storage.MISSING_KEY:
-                    return None
-                raise
 
-    def put(self, key: str, body: bytes, *, only_new: bool = False) -> bool:
-        """Store a small object whole; with ``only_new`` one that is there stays (False)."""
-        with storage.vault_errors(self.bucket):
-            try:
-                condition = {"IfNoneMatch": "*"} if only_new else {}
-                self._s3.put_object(
-                    Bucket=self.bucket,
-                    Key=key,
-                    Body=body,
-                    ChecksumSHA256=_base64_sha256(body),
-                    **condition,  # type: ignore[arg-type]
-                )
-            except self._s3.exceptions.ClientError as error:
-                if storage.error_code(error) not in {"PreconditionFailed", "412"}:
-                    raise
-                return False
-        return True
+@dataclass(frozen=True)
+class ReceiptOrClaim:
+    """What stands under the key of a unit's receipt."""
 
-    def entries(self, prefix: str) -> Iterator[Listed]:
-        """Every object under the prefix, in key order."""
-        with storage.vault_errors(self.bucket):
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix
-            )
-            for page in pages:
-                for entry in page.get("Contents", []):
-                    yield Listed(entry["Key"], entry["Size"], storage.etag(entry.get("ETag")))
+    etag: str | None = None
+    """None: nothing."""
+    receipt: Receipt | None = None
+    """None if it is a claim, or cannot be read."""
+    is_claim: bool = False
 
-    def folders(self, prefix: str) -> list[str]:
-        """Names of the folders right below the prefix, in order."""
-        with storage.vault_errors(self.bucket):
-            pages = self._s3.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=prefix, Delimiter="/"
-            )
-            return [
-                entry["Prefix"][len(prefix) : -1]
-                for page in pages
-                for entry in page.get("CommonPrefixes", [])
-            ]
+
+class Vault(Bucket):
+    """The vault bucket and what is in it."""
+
+    def within(self, deadline: Deadline) -> "Vault":
+        """Return the same vault with another deadline."""
+        return Vault(self.bucket, deadline)
 
     def stored_objects(self, source: str, runs: Iterable[str]) -> dict[tuple[str, str], Listed]:
-        """The objects in the runs' data folders by run and name; one listing per run."""
+        """Return the objects in the runs' data folders by run and name; one listing per run."""
 
         def listed(run: str) -> list[tuple[tuple[str, str], Listed]]:
             prefix = keys.data_prefix(source, run)
@@ -138,76 +103,12 @@ class Vault:
         with ThreadPoolExecutor(16, thread_name_prefix="listings") as pool:
             return dict(chain.from_iterable(pool.map(listed, runs)))
 
-    def delete(self, wanted: Iterable[str]) -> int:
-        """Remove objects (in a versioned bucket: hide them); how many were removed."""
-        batch: list[ObjectIdentifierTypeDef] = []
-        removed = 0
-        with storage.vault_errors(self.bucket):
-            for key in [*wanted, None]:
-                if key is not None:
-                    batch.append({"Key": key})
-                if batch and (key is None or len(batch) == 1000):
-                    answer = self._s3.delete_objects(
-                        Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True}
-                    )
-                    if errors := answer.get("Errors"):
-                        first = errors[0]
-                        raise StorageUnavailable(
-                            f"S3 did not remove {first.get('Key')!r} ({first.get('Code')})",
-                            "Run prune again",
-                        )
-                    removed += len(batch)
-                    batch = []
-        return removed
-
-    def read_range(self, key: str, start: int, end: int) -> bytes:
-        """Bytes [start, end) of an object.
-
-        Raises:
-            BackupTampered: the object is gone or shorter.
-        """
-        if end <= start:
-            return b""
-        with storage.vault_errors(self.bucket):
-            for attempt in range(3):
-                try:
-                    body = self._s3.get_object(
-                        Bucket=self.bucket, Key=key, Range=f"bytes={start}-{end - 1}"
-                    )["Body"].read()
-                except self._s3.exceptions.ClientError as error:
-                    if storage.error_code(error) in storage.MISSING_KEY | {"InvalidRange", "416"}:
-                        break
-                    raise
-                except OSError:  # the connection broke inside the body
-                    if attempt == 2:
-                        raise StorageUnavailable(f"S3 cut off {key!r} three times") from None
-                    continue
-                if len(body) == end - start:
-                    return body
-                break
-        raise BackupTampered(
-            f"The stored object {key!r} is missing or shorter than its manifest says",
-            "Restore another run; an earlier version of the object may still be in the bucket",
-        )
-
-    def fetch(self, key: str, size: int) -> Iterator[bytes]:
-        """The stored bytes of an object of that size, one request ahead of the reader."""
-        ranges = [(at, min(at + FETCH, size)) for at in range(0, size, FETCH)]
-        with ThreadPoolExecutor(1, thread_name_prefix="fetch") as pool:
-            ahead = None
-            for start, end in ranges:
-                coming, ahead = ahead, pool.submit(self.read_range, key, start, end)
-                if coming is not None:
-                    yield coming.result()
-            if ahead is not None:
-                yield ahead.result()
-
     def read(self, source: str, run: str, stored: StoredObject) -> Iterator[bytes]:
-        """The raw bytes of a stored object, verified.
+        """Yield the raw bytes of a stored object, verified.
 
         Raises:
             BackupTampered: at the end of the stream, if sizes or hashes are not those recorded;
-                whoever consumes the stream must not make anything final before.
+                the consumer must not make anything final before.
         """
         key = keys.data(source, stored.run_id or run, stored.name)
         stored_hash, raw_hash, raw_size = hashlib.sha256(), hashlib.sha256(), 0
@@ -229,78 +130,145 @@ class Vault:
         if raw_size != stored.raw_bytes or raw_hash.hexdigest() != stored.raw_sha256:
             raise _tampered(key, "its unpacked bytes differ from the manifest's")
 
-    # --- uploads not finished ----------------------------------------------------------------
-
-    def open_uploads(self, prefix: str) -> list[tuple[str, str]]:
-        """(key, upload id) of every multipart upload under the prefix."""
-        with storage.vault_errors(self.bucket):
-            pages = self._s3.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.bucket, Prefix=prefix
-            )
-            return [(u["Key"], u["UploadId"]) for page in pages for u in page.get("Uploads", [])]
-
-    def uploaded_bytes(self, key: str, upload_id: str) -> int:
-        """Bytes of the parts an open upload has so far; 0 if it ended meanwhile."""
-        try:
-            pages = self._s3.get_paginator("list_parts").paginate(
-                Bucket=self.bucket, Key=key, UploadId=upload_id
-            )
-            return sum(part["Size"] for page in pages for part in page.get("Parts", []))
-        except self._s3.exceptions.ClientError:
-            return 0
-
-    def abort_uploads(self, prefix: str) -> int:
-        """Abort every open upload under the prefix; how many there were."""
-        uploads = self.open_uploads(prefix)
-        with storage.vault_errors(self.bucket):
-            for key, upload_id in uploads:
-                self._s3.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=upload_id)
-        return len(uploads)
-
     # --- records -----------------------------------------------------------------------------
 
-    def _record(self, key: str, model: type[R]) -> R | None:
-        body = self.get(key)
-        return None if body is None else model.model_validate_json(body)
+    def _record[R: Record](self, key: str, model: type[R]) -> R | None:
+        body = self.get(key, RECORD_BYTES)
+        return None if body is None else _parse(key, model, body)
 
-    def _records(self, wanted: Sequence[str], model: type[R]) -> list[R]:
+    def _records[R: Record](
+        self, wanted: Iterable[str], model: type[R]
+    ) -> list[tuple[str, R | BackupTampered]]:
+        """Return the records that are there by key, or what is wrong with them."""
+
+        def read(key: str) -> tuple[str, R | BackupTampered | None]:
+            try:
+                return key, self._record(key, model)
+            except BackupTampered as error:
+                return key, error
+
         with ThreadPoolExecutor(16, thread_name_prefix="records") as pool:
-            found = pool.map(lambda key: self._record(key, model), wanted)
-            return [record for record in found if record is not None]
+            return [(key, record) for key, record in pool.map(read, wanted) if record is not None]
+
+    def claim(self, source: str, run: str, unit: str, over: str | None) -> str | None:
+        """Put a claim on a unit that has no valid receipt.
+
+        Args:
+            source: the unit's source.
+            run: its run.
+            unit: its id.
+            over: the ETag of the claim or receipt that the new claim replaces; None if there
+                must be none.
+
+        Returns:
+            The claim's ETag; None if something else is there by now.
+        """
+        condition = {"IfMatch": over} if over else {"IfNoneMatch": "*"}
+        claim = uuid.uuid4().hex.encode()
+        return self._put(keys.receipt(source, run, unit), claim, condition)
 
     def receipt(self, source: str, run: str, unit: str) -> Receipt | None:
-        return self._record(keys.receipt(source, run, unit), Receipt)
+        """Return the unit's receipt, or None if it is not done.
+
+        Raises:
+            BackupTampered: what is there is no receipt of that unit.
+        """
+        key = keys.receipt(source, run, unit)
+        body = self.get(key, RECORD_BYTES)
+        if body is None or len(body) <= CLAIM_BYTES:
+            return None
+        return _of_unit(key, _parse(key, Receipt, body), source, run, unit)
+
+    def receipt_or_claim(self, source: str, run: str, unit: str) -> "ReceiptOrClaim":
+        """Return what stands under the key of the unit's receipt."""
+        key = keys.receipt(source, run, unit)
+        if (found := self.read_object(key, RECORD_BYTES)) is None:
+            return ReceiptOrClaim()
+        body, etag = found
+        if len(body) <= CLAIM_BYTES:
+            return ReceiptOrClaim(etag, is_claim=True)
+        try:
+            receipt = _of_unit(key, _parse(key, Receipt, body), source, run, unit)
+        except BackupTampered:
+            return ReceiptOrClaim(etag)
+        return ReceiptOrClaim(etag, receipt)
 
     def receipt_ids(self, source: str, run: str) -> set[str]:
-        """Units of the source that have a receipt."""
+        """Return the units of the source that have a receipt, whatever it says."""
+        return set(self._receipt_keys(source, run).values())
+
+    def _receipt_keys(self, source: str, run: str) -> dict[str, str]:
+        """Return the units of the source's receipts by key."""
         prefix = keys.receipts_prefix(source, run)
-        return {e.key[len(prefix) : -len(".json")] for e in self.entries(prefix)}
+        return {
+            entry.key: entry.key[len(prefix) :].removesuffix(".json")
+            for entry in self.entries(prefix)
+            if not entry.is_claim
+        }
 
     def receipts(self, source: str, run: str) -> list[Receipt]:
-        return self._records(
-            [e.key for e in self.entries(keys.receipts_prefix(source, run))], Receipt
-        )
+        """Return the receipts of all units of the source that are done.
 
-    def put_receipt(self, receipt: Receipt) -> None:
+        Raises:
+            BackupTampered: one of them is no receipt of its unit.
+        """
+        receipts = self.checked_receipts(source, run)
+        for error in receipts.invalid.values():
+            raise error
+        return list(receipts.valid.values())
+
+    def checked_receipts(self, source: str, run: str) -> Receipts:
+        """Return the receipts of the source, those that cannot be used apart."""
+        units, receipts = self._receipt_keys(source, run), Receipts()
+        for key, record in self._records(units, Receipt):
+            unit = units[key]
+            try:
+                if isinstance(record, BackupTampered):
+                    raise record
+                receipts.valid[unit] = _of_unit(key, record, source, run, unit)
+            except BackupTampered as error:
+                receipts.invalid[unit] = error
+        return receipts
+
+    def done_units(self, source: str, run: str) -> set[str]:
+        """Return the units of the source whose receipts prove that they are stored."""
+        receipts, there = self.checked_receipts(source, run), self.stored_objects(source, [run])
+        return {unit for unit, receipt in receipts.valid.items() if is_whole(receipt, there)}
+
+    def put_receipt(self, receipt: Receipt, over: str | None = None) -> bool:
+        """Store the proof that a unit is done.
+
+        Args:
+            receipt: the proof.
+            over: the ETag of the unit's claim, which must still be there.
+
+        Returns:
+            False if the claim is not there any more; the receipt was not stored.
+        """
         key = keys.receipt(receipt.source, receipt.run_id, receipt.unit)
-        self.put(key, _json(receipt))
+        return self._put(key, _json(receipt), {"IfMatch": over} if over else {}) is not None
 
     def failures(self, run: str) -> list[Failure]:
-        """Why units failed; a unit that succeeded later may still be among them."""
-        return self._records([e.key for e in self.entries(keys.failures_prefix(run))], Failure)
+        """Return why units failed; a unit that succeeded later may still be among them.
+
+        Records that cannot be read are left out: they only explain.
+        """
+        wanted = [e.key for e in self.entries(keys.failures_prefix(run))]
+        return [f for _, f in self._records(wanted, Failure) if isinstance(f, Failure)]
 
     def put_failure(self, run: str, failure: Failure) -> None:
+        """Store why a unit failed."""
         self.put(keys.failure(run, failure.source, failure.unit), _json(failure))
 
     def manifest(self, source: str, run: str) -> Manifest:
-        """The manifest of a sealed backup.
+        """Return the manifest of a sealed backup.
 
         Raises:
-            RunNotFound: with the runs there are.
+            RunNotFound: there is none; the message names the runs there are.
+            BackupTampered: it cannot be read, or is another backup's.
         """
-        found = self._record(keys.manifest(source, run), Manifest)
-        if found is not None:
-            return found
+        if (manifest := self._manifest(source, run)) is not None:
+            return manifest
         if not (sealed := self.sealed_runs(source)):
             known = ", ".join(self.folders(keys.BACKUPS)) or "none yet"
             raise RunNotFound(f"No sealed backup of {source!r}; sources in the vault: {known}")
@@ -310,74 +278,121 @@ class Vault:
         )
 
     def latest(self, source: str) -> Manifest | None:
-        """The newest sealed backup of the source, or None."""
+        """Return the manifest of the newest sealed backup of the source, or None.
+
+        Raises:
+            BackupTampered: that manifest cannot be read.
+        """
         runs = reversed(self.backup_runs(source))
-        found = (self._record(keys.manifest(source, run), Manifest) for run in runs)
-        return next(filter(None, found), None)
+        manifests = (self._manifest(source, run) for run in runs)
+        return next(filter(None, manifests), None)
+
+    def _manifest(self, source: str, run: str) -> Manifest | None:
+        key = keys.manifest(source, run)
+        manifest = self._record(key, Manifest)
+        if manifest is not None and (manifest.source, manifest.run_id) != (source, run):
+            raise unreadable(key, f"it is of {manifest.source!r} in run {manifest.run_id!r}")
+        return manifest
 
     def put_manifest(self, manifest: Manifest) -> bool:
-        """Make the backup exist. The first manifest of a run stays (False: it was not this one)."""
+        """Make the backup exist; return False if the run had a manifest already, which is kept."""
         key = keys.manifest(manifest.source, manifest.run_id)
         return self.put(key, _json(manifest), only_new=True)
 
     def sources(self) -> list[str]:
-        """Names of the sources that have anything in the vault."""
+        """Return the names of the sources that have anything in the vault."""
         return self.folders(keys.BACKUPS)
 
     def backup_runs(self, source: str) -> list[str]:
-        """Run ids that have anything of the source, sealed or not, oldest first."""
+        """Return the runs that have anything of the source, sealed or not, oldest first."""
         return [r for r in self.folders(keys.source_prefix(source)) if keys.is_run_id(r)]
 
     def sealed_runs(self, source: str) -> list[str]:
-        """Run ids of the source's sealed backups, oldest first."""
+        """Return the runs of the source's sealed backups, oldest first."""
         runs = self.backup_runs(source)
         with ThreadPoolExecutor(16, thread_name_prefix="sealed") as pool:
             sealed = pool.map(lambda run: self.exists(keys.manifest(source, run)), runs)
             return [run for run, there in zip(runs, sealed, strict=True) if there]
 
-    def exists(self, key: str) -> bool:
-        return self.look(key) is not None
-
-    def look(self, key: str) -> Listed | None:
-        """What a listing would show of the object under that key, or None if there is none."""
-        with storage.vault_errors(self.bucket):
-            try:
-                head = self._s3.head_object(Bucket=self.bucket, Key=key)
-                return Listed(key, head["ContentLength"], storage.etag(head.get("ETag")))
-            except self._s3.exceptions.ClientError as error:
-                if storage.error_code(error) in storage.MISSING_KEY:
-                    return None
-                raise
-
     # --- runs --------------------------------------------------------------------------------
 
     def runs(self) -> list[str]:
-        """Ids of all runs, oldest first."""
+        """Return the ids of all runs, oldest first."""
         return [run for run in self.folders(keys.RUNS) if keys.is_run_id(run)]
 
     def summary(self, run: str) -> Summary | None:
-        """What the run did; None while it has not been sealed."""
+        """Return what the run did; None while it has not been sealed."""
         return self._record(keys.summary(run), Summary)
 
     def put_summary(self, summary: Summary) -> None:
+        """Store what the run did."""
         self.put(keys.summary(summary.run_id), _json(summary))
 
     def units(self, run: str) -> list[Unit] | None:
-        """Every unit of the run's plan; None if it was not planned, or not to the end."""
-        kinds: tuple[Kind, ...] = ("databases", "files")
-        bodies = [self.get(keys.plan(run, kind)) for kind in kinds]
-        whole = [body for body in bodies if body is not None]  # each is written, if only empty
-        if len(whole) < len(kinds):
-            return None
-        lines = [line for body in whole for line in body.splitlines()]
-        return [Unit.model_validate_json(line) for line in lines]
+        """Return every unit of the run's plan; None if the plan is missing or not complete.
 
-    def put_lines(self, key: str, records: Sequence[Record]) -> None:
+        Raises:
+            BackupTampered: a line of the plan cannot be read, or is another run's.
+        """
+        plans = self._plans(run)
+        if None in plans:
+            return None
+        return [unit for units in plans for unit in units or ()]
+
+    def units_so_far(self, run: str) -> list[Unit]:
+        """Return the units that are planned by now."""
+        return [unit for units in self._plans(run) for unit in units or ()]
+
+    def source_units(self, run: str, source: str) -> list[Unit] | None:
+        """Return the units of a source that is planned by itself; None if it is not planned yet."""
+        return self._units(keys.source_units(run, source), run)
+
+    def _plans(self, run: str) -> list[list[Unit] | None]:
+        kinds: tuple[Kind, ...] = (
+            "databases",
+            "files",
+        )  # each plan is written, even if it is empty
+        return [self._units(keys.plan(run, kind), run) for kind in kinds]
+
+    def _units(self, key: str, run: str) -> list[Unit] | None:
+        units = self.lines(key, Unit)
+        foreign = next((unit for unit in units or () if unit.run_id != run), None)
+        if foreign:
+            raise unreadable(key, f"a line of it is of run {foreign.run_id!r}")
+        return units
+
+    def lines[R: Record](self, key: str, model: type[R]) -> list[R] | None:
+        """Return the records of an object of JSON lines; None if there is no such object.
+
+        Raises:
+            BackupTampered: a line cannot be read.
+        """
+        body = self.get(key, RECORD_BYTES)
+        return None if body is None else [_parse(key, model, line) for line in body.splitlines()]
+
+    def put_lines(self, key: str, records: Iterable[Record]) -> None:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
 
+    def put_unrestored(self, restore: str, stage: str, task: str, left: list[Unrestored]) -> None:
+        """Store what a task of a restore left out."""
+        self.put_lines(keys.unrestored(restore, stage, task), left)
+
+    def unrestored(self, restore: str) -> list[Unrestored]:
+        """Give what the tasks of a restore have left out so far."""
+        listed = self.entries(keys.unrestored_prefix(restore))
+        return [what for e in listed for what in self.lines(e.key, Unrestored) or ()]
+
+    def put_restore_report(self, report: RestoreReport) -> None:
+        """Store what a restore as a whole left out."""
+        self.put(keys.restore_report(report.restore_id), _json(report))
+
+    def restore_report(self, restore: str) -> RestoreReport | None:
+        """Give what a restore left out; None while it has not ended."""
+        return self._record(keys.restore_report(restore), RestoreReport)
+
     def listing(self, key: str) -> Iterator[bytes]:
-        """A unit's listing, as its engine made it: of a million entries, too much to hold."""
+        """Yield a unit's listing as its engine made it; it can be too large for memory."""
         if (found := self.look(key)) is None:
             raise RunNotFound(f"The plan's listing {key!r} is gone", "Start a new run")
         return self.fetch(key, found.size)
@@ -388,13 +403,35 @@ def _json(record: Record) -> bytes:
 
 
 def config_digest(config: object) -> str:
-    """SHA-256 of a settings mapping, for telling whether two backups had the same."""
+    """Return the SHA-256 of a settings mapping, to compare the settings of two backups."""
     canonical = json.dumps(config, sort_keys=True, separators=(",", ":"), default=str)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def _base64_sha256(body: bytes) -> str:
-    return base64.b64encode(hashlib.sha256(body).digest()).decode()
+def _parse[R: Record](key: str, model: type[R], body: bytes) -> R:
+    """Return the record that the bytes hold.
+
+    Raises:
+        BackupTampered: they hold none.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise unreadable(key, f"{where}: {first['msg']}" if where else first["msg"]) from error
+
+
+def _of_unit(key: str, receipt: Receipt, source: str, run: str, unit: str) -> Receipt:
+    """Return the receipt if it is the one of that unit.
+
+    Raises:
+        BackupTampered: it is another's.
+    """
+    if (receipt.source, receipt.run_id, receipt.unit) != (source, run, unit):
+        whose = f"{receipt.source}/{receipt.unit} in run {receipt.run_id}"
+        raise unreadable(key, f"it is the receipt of {whose}")
+    return receipt
 
 
 def _tampered(key: str, how: str) -> BackupTampered:

@@ -1,4 +1,4 @@
-"""zstd, as a link of the pull chain."""
+"""Compresses and decompresses with zstd, as one step of the pull chain."""
 
 import threading
 from collections import deque
@@ -8,11 +8,11 @@ from typing import Any
 
 import zstandard
 
-from stepvault.engines.base import Buffer, EndFrame
+from stepvault.buffers import Buffer, EndFrame
 
-#: Raw bytes of a frame at most. Each is compressed whole from one buffer: up to a third faster
-#: than a running stream, whose window wraps round inside zstd, and no larger, as the window
-#: spans the frame (decision 0003).
+#: Raw bytes of a frame at most. Each frame is compressed at once from one buffer: up to a third
+#: faster than a running stream, whose window wraps round inside zstd, and no larger, as the
+#: window spans the frame (decision 0003).
 FRAME = 4 << 20
 _WINDOW_LOG = 22
 #: Raw bytes that ``decompress`` yields at a time.
@@ -22,13 +22,13 @@ _PIECE = 1 << 20
 class Compressor:
     """One zstd stream of many frames.
 
-    Every frame carries its size and zstd's content checksum. No input at all gives one valid
-    empty frame. The GIL is released while zstd works.
+    Every frame has its size and zstd's content checksum. Without any input the result is one
+    valid empty frame. The GIL is released while zstd works.
 
     Args:
         level: zstd level, 1 to 19.
-        helpers: compress frames beside the caller; without them ``feed`` does it itself.
-        ahead: frames that may be with the helpers at a time; each holds ``frame`` bytes.
+        helpers: threads that compress frames; without them ``feed`` does it itself.
+        ahead: frames that may be with the helpers at a time; each takes ``frame`` bytes.
         frame: raw bytes of a frame at most.
 
     Attributes:
@@ -57,7 +57,7 @@ class Compressor:
         self.frames: list[tuple[int, int]] = []
 
     def feed(self, chunk: Buffer | EndFrame) -> Sequence[Buffer]:
-        """The stored bytes that are ready after this chunk; often none."""
+        """Take a chunk and return the stored bytes that are ready after it; often none."""
         if isinstance(chunk, EndFrame):
             ready = self._end_frame() if self._filled else []
             self._mark = self._raw
@@ -76,14 +76,14 @@ class Compressor:
         return ready
 
     def finish(self) -> Sequence[Buffer]:
-        """The last stored bytes."""
+        """Return the last stored bytes."""
         ready = self._end_frame() if self._filled or not self._raw else []
         while self._flying:
             ready.append(self._landed())
         return ready
 
     def _end_frame(self) -> list[bytes]:
-        """Have what is in the buffer compressed; the frames that are ready by now."""
+        """Have the buffer compressed and return the frames that are ready by now."""
         mark, self._mark = self._mark, None
         size, self._filled = self._filled, 0
         if self._helpers is None:
@@ -123,35 +123,38 @@ class Plain:
     frames: Sequence[tuple[int, int]] = ()
 
     def feed(self, chunk: Buffer | EndFrame) -> Sequence[Buffer]:
+        """Return the chunk."""
         return () if isinstance(chunk, EndFrame) else (chunk,)
 
     def finish(self) -> Sequence[Buffer]:
+        """Return nothing: all bytes were returned by ``feed``."""
         return ()
 
 
 def decompress(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The raw bytes of a zstd stream of any number of frames, a MiB at a time at most, however
-    well they were compressed.
+    """Yield the raw bytes of a zstd stream of any number of frames.
+
+    A piece is at most 1 MiB, however well it was compressed.
 
     Raises:
         zstandard.ZstdError: the bytes are not zstd. A cut-off stream ends early without an
             error here: the caller compares hashes.
     """
-    source: Any = _Source(chunks)  # read is all it is asked for
+    source: Any = _Source(chunks)  # only its method ``read`` is used
     with zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True) as reader:
         while out := reader.read(_PIECE):
             yield out
 
 
 class _Source:
-    """What zstandard reads from."""
+    """The file that zstandard reads from."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._chunks = iter(chunks)
         self._chunk = memoryview(b"")
 
     def read(self, size: int) -> bytes:
-        """The next bytes, some of them; none at the end."""
+        """Return the next bytes, at most ``size``; none at the end."""
         while not self._chunk:
             chunk = next(self._chunks, None)
             if chunk is None:

@@ -16,6 +16,7 @@
         ├── SourceCorrupt          the source itself is damaged
         ├── ShortRead              a stream ended before the source said it was done
         ├── OutOfTime              the function's time ran out; nothing half-written is left
+        ├── ScratchFull            the folder for temporary files has no space left
         ├── VaultMissing           the vault bucket does not exist
         ├── VaultDenied            the vault bucket refuses the call
         ├── RunNotFound            no sealed backup under that source and run id
@@ -29,6 +30,8 @@
 The class name reaches Step Functions as the error's name, so ``Retry`` and the console
 show it; the names of the transient ones stand in the state machine and a test compares them.
 """
+
+from collections.abc import Sequence
 
 
 class StepvaultError(Exception):
@@ -46,7 +49,16 @@ class StepvaultError(Exception):
 
     def __str__(self) -> str:
         fix = self.fix[:1].upper() + self.fix[1:]
-        return f"{self.message}. {fix}." if fix else self.message
+        if not fix:
+            return self.message
+        return f"{self.message}\n{fix}." if "\n" in self.message else f"{self.message}. {fix}."
+
+
+def listed(what: str, reasons: Sequence[str]) -> str:
+    """Return a message with its reasons: one on the same line, several on lines of their own."""
+    if len(reasons) == 1:
+        return f"{what}: {reasons[0]}"
+    return "\n  ".join([f"{what}:", *reasons])
 
 
 class Transient(StepvaultError):
@@ -99,6 +111,10 @@ class ShortRead(Permanent):
 
 class OutOfTime(Permanent):
     """The function's time ran out before the work was done."""
+
+
+class ScratchFull(Permanent):
+    """The folder for temporary files has no space left."""
 
 
 class VaultMissing(Permanent):

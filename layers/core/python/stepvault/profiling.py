@@ -1,4 +1,4 @@
-"""How long each stage of the path worked and waited, in constant memory."""
+"""Measures how long each stage of the path worked and waited, in constant memory."""
 
 import random
 import threading
@@ -23,6 +23,7 @@ class Durations:
     sample: array[float] = field(default_factory=lambda: array("d"))
 
     def add(self, seconds: float) -> None:
+        """Count one duration."""
         self.count += 1
         self.total += seconds
         self.least = min(self.least, seconds)
@@ -33,6 +34,7 @@ class Durations:
             self.sample[slot] = seconds
 
     def statistics(self) -> Statistics:
+        """Return count, mean and quantiles; zeros if there were no durations."""
         if not self.count:
             return Statistics()
         ordered = sorted(self.sample)
@@ -52,12 +54,13 @@ class Durations:
 
 
 class Watch:
-    """Times one operation of the calling thread: ``split`` gives (busy, waiting) seconds."""
+    """Times one operation of the calling thread."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.thread_time()
 
     def split(self) -> tuple[float, float]:
+        """Return the seconds since the start that the thread was busy, and those it waited."""
         busy = time.thread_time() - self._cpu
         return busy, max(0.0, time.perf_counter() - self._wall - busy)
 
@@ -73,7 +76,7 @@ class StageMeter:
         self.durations = Durations()
 
     def add(self, size: int, busy: float, waiting: float) -> None:
-        """One operation that moved ``size`` bytes and took ``busy + waiting`` seconds."""
+        """Count one operation that moved ``size`` bytes and took ``busy + waiting`` seconds."""
         with self._lock:
             self.bytes += size
             self.busy += busy
@@ -81,11 +84,12 @@ class StageMeter:
             self.durations.add(busy + waiting)
 
     def wait(self, seconds: float) -> None:
-        """The chain stood still for this stage, outside of any operation."""
+        """Count seconds in which the chain waited for this stage, outside of any operation."""
         with self._lock:
             self.waiting += seconds
 
     def stage(self) -> Stage:
+        """Return the sums and the statistics."""
         return Stage(
             bytes=self.bytes,
             busy=self.busy,
@@ -99,7 +103,7 @@ class Meter:
 
     read and compress run in a stream's own thread: *busy* is that thread's CPU time and
     *waiting* the rest of the wall time. upload runs beside it: *busy* is the time of the
-    requests, *waiting* the time a stream stood still because no upload slot was free.
+    requests, *waiting* the time that a stream waited for a free upload slot.
     """
 
     def __init__(self) -> None:
@@ -107,23 +111,28 @@ class Meter:
         self.compress = StageMeter()
         self.upload = StageMeter()
 
-    def profile(self, peak_memory: int, throttled: int) -> Profile:
-        """The profile, with the bottleneck that the waits name.
+    @property
+    def bottleneck(self) -> str:
+        """Return the stage that the chain waited for most: source, cpu or network.
 
-        A stream's thread is always in one of three places: waiting for the source, computing
-        (reading and compressing, or waiting its turn on the CPU), or waiting for the network.
+        A stream's thread always does one of three things: it waits for the source, computes
+        (reads and compresses, or waits for a free CPU), or waits for the network.
         """
         shares: dict[str, float] = {
             "source": self.read.waiting,
             "cpu": self.read.busy + self.compress.busy + self.compress.waiting,
             "network": self.upload.waiting,
         }
+        return max(shares, key=lambda name: shares[name])
+
+    def profile(self, peak_memory: int, throttled: int) -> Profile:
+        """Return the profile so far."""
         return Profile.model_validate(
             {
                 "read": self.read.stage(),
                 "compress": self.compress.stage(),
                 "upload": self.upload.stage(),
-                "bottleneck": max(shares, key=lambda name: shares[name]),
+                "bottleneck": self.bottleneck,
                 "peak_memory": peak_memory,
                 "throttled": throttled,
             }

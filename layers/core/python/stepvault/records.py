@@ -4,10 +4,9 @@ Stored records carry ``format_version`` and ignore keys they do not know, so tha
 reads a newer backup.
 """
 
-from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import Source
@@ -22,7 +21,7 @@ class Record(BaseModel):
 
 
 def parse[R: Record](model: type[R], event: Any) -> R:
-    """A function's event as a record.
+    """Read a function's event as a record.
 
     Raises:
         ConfigInvalid: naming each field that is wrong.
@@ -42,7 +41,7 @@ class Execution(Record):
     """The Step Functions execution, from its context object."""
 
     name: str
-    started: datetime
+    started: AwareDatetime
 
 
 class Unit(Record):
@@ -55,6 +54,8 @@ class Unit(Record):
     """Key of the batch's list of paths; None means the whole source."""
     estimated_bytes: int = 0
     estimated_files: int = 0
+    unplanned: bool = False
+    """The source's planning was cut off: there is nothing to back up yet, and the unit fails."""
 
 
 class Statistics(Record):
@@ -125,8 +126,8 @@ class Receipt(Record):
     source: str
     engine: str
     unit: str
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     objects: list[StoredObject]
     facts: dict[str, Any] = {}
     """What the engine knows of the source: server version, snapshot, position."""
@@ -137,10 +138,12 @@ class Receipt(Record):
 
     @property
     def raw_bytes(self) -> int:
+        """Bytes read from the source."""
         return sum(o.raw_bytes for o in self.objects)
 
     @property
     def stored_bytes(self) -> int:
+        """Bytes in the vault."""
         return sum(o.stored_bytes for o in self.objects)
 
 
@@ -152,7 +155,9 @@ class Failure(Record):
     error: str
     """Class name from errors.py."""
     message: str
-    at: datetime
+    at: AwareDatetime
+    final: bool = False
+    """A redrive does not help: only a new run does."""
 
 
 class UnitFacts(Record):
@@ -160,8 +165,8 @@ class UnitFacts(Record):
 
     unit: str
     facts: dict[str, Any] = {}
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     bottleneck: str = "source"
 
 
@@ -173,8 +178,8 @@ class Manifest(Record):
     run_id: str
     source: str
     engine: str
-    started: datetime
-    sealed: datetime
+    started: AwareDatetime
+    sealed: AwareDatetime
     config: dict[str, Any]
     """The source's settings as they were."""
     config_sha256: str
@@ -202,6 +207,8 @@ class SourceResult(Record):
     bottleneck: str | None = None
     failures: list[Failure] = []
     warnings: list[str] = []
+    unusual: str | None = None
+    """How the size of a sealed backup is unlike that of those before it; None: it is like them."""
 
 
 class Summary(Record):
@@ -210,8 +217,8 @@ class Summary(Record):
     format_version: int = FORMAT_VERSION
     tool_version: str
     run_id: str
-    started: datetime
-    ended: datetime
+    started: AwareDatetime
+    ended: AwareDatetime
     schedule: str | None = None
     sources: list[SourceResult]
 
@@ -262,3 +269,14 @@ class RestoreOptions(Record):
     """Kinds to leave out, in the engine's words (``tablespaces``, ``extension:postgis``)."""
     owner: Literal["keep", "none"] | str = "keep"
     """Who owns what is restored: as in the backup, the connecting user, or that role."""
+
+
+class RestoreReport(Record):
+    """What a restore by the state machine left out, or could not put back."""
+
+    format_version: int = FORMAT_VERSION
+    restore_id: str
+    source: str
+    run_id: str
+    ended: AwareDatetime
+    unrestored: list[Unrestored] = []

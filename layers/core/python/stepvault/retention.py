@@ -1,4 +1,4 @@
-"""Which backups may go. Pure: ids and a clock in, ids out."""
+"""Decides which backups may be removed. Takes ids and the time, returns ids; does no I/O."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -8,13 +8,15 @@ from stepvault.settings import Retention
 
 
 def expired(sealed: Sequence[str], rule: Retention, now: datetime) -> list[str]:
-    """The run ids of sealed backups that no rule keeps, oldest first.
+    """Return the run ids of sealed backups that no rule keeps, oldest first.
 
-    A backup stays if it is among the newest ``keep_last``, or younger than ``max_age_days``,
-    or the newest of all. Without any rule everything stays.
+    A backup is kept if it is among the newest ``keep_last``, or younger than ``max_age_days``,
+    or the newest of all. Without any rule every backup is kept.
 
     Args:
         sealed: run ids of one source's sealed backups, in any order.
+        rule: what to keep.
+        now: the time from which ages count.
     """
     if rule.keep_last is None and rule.max_age_days is None:
         return []
