@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepvault import keys
+from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.plan import RunRequest
@@ -210,3 +211,32 @@ def test_a_restore_that_fails_half_way_says_that_the_target_is_incomplete(
     assert done.exit_code == 4
     assert "The target is incomplete" in done.stderr
     assert "not what was backed up" in done.stderr
+
+
+def test_objects_come_back_into_a_bucket_and_others_are_told_where_they_go(
+    vault: Vault, run: str
+) -> None:
+    bucket = f"source-{uuid.uuid4().hex[:12]}"
+    storage.client().create_bucket(Bucket=bucket)
+    storage.client().put_object(
+        Bucket=bucket, Key="from/page", Body=b"<p>", ContentType="text/html", Tagging="a=b"
+    )
+    source = {"name": "pages", "engine": "files", "path": f"s3://{bucket}/from"}
+    execution = Execution(name="pages", started=datetime(2026, 11, 22, 4, tzinfo=UTC))
+    request = RunRequest(execution=execution)
+    config = Config.model_validate({"sources": [source]})
+    for unit in units(vault, whole_plan(config, vault, request)):
+        back_up(unit, vault)
+    seal(vault, SealRequest(run_id=request.run_id))
+    to = ("--to", f"s3://{bucket}/to", "--vault", vault.bucket)
+    done = invoke("restore", "pages", *to, "--compare")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "equals the backup" in done.stdout
+    back = storage.client().get_object(Bucket=bucket, Key="to/page")
+    assert (back["Body"].read(), back["ContentType"], back["TagCount"]) == (b"<p>", "text/html", 1)
+    again = invoke("restore", "pages", *to)
+    assert again.exit_code == 4
+    assert "there are objects already" in again.stderr
+    refused = invoke("restore", "tickets", *to)
+    assert refused.exit_code == 2
+    assert "is not restored to a bucket" in refused.stderr

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stepvault import engines, keys, secrets
+from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
 from stepvault.compatibility import source_settings
 from stepvault.deadline import Deadline
@@ -357,6 +358,12 @@ def _job(
             f"which target {target.name!r} is not"
         )
 
+    if target.bucket and not source.restores_to_bucket:
+        raise ConfigInvalid(
+            f"{manifest.source!r} is a {manifest.engine} source, which is not restored to a bucket",
+            "Write --to ./folder-or-file",
+        )
+
     def read_range(stored: StoredObject, start: int, end: int) -> bytes:
         run = stored.run_id or manifest.run_id
         return vault.read_range(keys.data(manifest.source, run, stored.name), start, end)
@@ -371,7 +378,9 @@ def _job(
             connection=(
                 secrets.resolve(target.connection, options.database) if target.connection else None
             ),
-            path=Path(target.path) if target.path else None,
+            path=Path(target.path) if target.path and not target.bucket else None,
+            bucket=target.bucket,
+            buckets=Buckets(deadline) if target.bucket else None,
             connections=(source.connections if isinstance(source, DatabaseSettings) else None) or 3,
             scratch=Path(scratch),
             options=options,
