@@ -104,8 +104,8 @@ test: .venv/.ready system layers  ## Everything: checks, then all tests on real 
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
 	@$(PYTEST)
 
-unit: .venv/.ready  ## The tests that need no server; under a minute
-	@$(PYTEST) -m "not server"
+unit: .venv/.ready  ## The fast tests, which need no server; under a minute
+	@$(PYTEST) -m "not slow"
 
 coverage: .venv/.ready system servers  ## All tests, and the lines that no test runs: build/coverage
 	@$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
