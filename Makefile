@@ -113,7 +113,7 @@ coverage: .venv/.ready system servers  ## All tests, and the lines that no test 
 # What tests run on. After the layers, as on arm64 both build the same ones.
 servers: .venv/.ready layers
 	@$(PY) -c "from devtools import emulator; emulator.prepare(); emulator.build_layers()"
-	@$(PY) devtools/servers/postgres.py 18 15 >/dev/null
+	@$(PY) devtools/servers/postgres.py >/dev/null
 	@$(PY) devtools/servers/mysql.py
 
 bench: SYSTEM += restic:restic

@@ -30,6 +30,7 @@ Fault = Literal[
     "broken",  # 500 InternalError, though the request is carried out
     "slow",  # the answer comes 200 ms late
     "silent",  # no answer ever comes, the connection stays open
+    "partly",  # some of what DeleteObjects names is not removed
     "anonymous",  # the answer lacks its ETag, UploadId or Content-Length
 ]
 FAULTS: Sequence[Fault] = ("refused", "lost", "repeated", "cut", "busy", "broken", "slow")
@@ -85,6 +86,7 @@ class Proxy:
         self.upstream = urlsplit(upstream).netloc
         self.choose = choose
         self.log: list[tuple[Request, Fault | None]] = []
+        self.answered: list[Request] = []
         self.stopped = threading.Event()
         self._numbers = itertools.count()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
@@ -95,6 +97,7 @@ class Proxy:
     def reset(self) -> None:
         """Forget the requests so far; the next one has number 0."""
         self.log.clear()
+        self.answered.clear()
         self._numbers = itertools.count()
 
     def next_number(self) -> int:
@@ -154,6 +157,10 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "busy":
             self._answer(503, [], _error("SlowDown"))
             return
+        if fault == "partly":
+            failed = b"<Error><Key>one</Key><Code>InternalError</Code></Error>"
+            self._answer(200, [], b"<DeleteResult>" + failed + b"</DeleteResult>")
+            return
         if fault == "repeated":
             self._forward(body)
         status, headers, answer = self._forward(body)
@@ -167,6 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault == "lost":
             self.close_connection = True
             return
+        self.proxy.answered.append(request)
         self._answer(status, headers, answer, cut=fault == "cut")
 
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:

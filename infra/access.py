@@ -7,6 +7,9 @@ from aws_cdk import Stack
 from infra.roles import Allow
 from infra.settings import Place
 
+#: Secrets, parameters or buckets that a statement's condition names; a condition cannot be cut.
+NAMED_IN_CONTEXT = 10
+
 
 class Access:
     """Rights to exactly what the configuration names, in the stack's account and region."""
@@ -24,10 +27,10 @@ class Access:
         if secrets:
             why = "six random characters end the ARN"
             grants.append(Allow(["secretsmanager:GetSecretValue"], secrets, why))
-            grants += self._decrypt("secretsmanager", secrets)
+            grants += self._decrypt_at_home("secretsmanager", "SecretARN", secrets)
         if parameters:
             grants.append(Allow(["ssm:GetParameter"], parameters))
-            grants += self._decrypt("ssm", parameters)
+            grants += self._decrypt_at_home("ssm", "PARAMETER_ARN", parameters)
         if users:
             why = "a host name does not tell the database's resource id; the user is named"
             grants.append(Allow(["rds-db:connect"], users, why))
@@ -38,7 +41,6 @@ class Access:
         sources = _unique(place.s3 for place in places if place.s3)
         if not sources:
             return []
-        stack = self._stack
         whole = _unique(bucket for bucket, prefix in sources if not prefix)
         below: dict[str, list[str]] = {}
         for bucket, prefix in sources:
@@ -58,12 +60,12 @@ class Access:
         return [
             *grants,
             Allow(["s3:GetObject"], objects, "every object of the source"),
-            Allow(
-                ["kms:Decrypt"],
-                # The key of a bucket may be another account's; its policy has to agree, too.
-                [f"arn:{stack.partition}:kms:*:*:key/*"],
-                "only through S3, which gives objects of the sources alone",
-                {"StringLike": {"kms:ViaService": self._via("s3", "*")}},
+            # The key of a bucket may be another account's; its policy has to agree, too.
+            self._decrypt(
+                "s3",
+                ("*", "*"),
+                "aws:s3:arn",
+                _unique(self._bucket(f"{bucket}*") for bucket, _ in sources),
             ),
         ]
 
@@ -79,22 +81,33 @@ class Access:
         own = self._arn("ssm", f"parameter/{name.lstrip('/')}")
         return name if name.startswith("arn:") else own
 
-    def _decrypt(self, service: str, arns: Sequence[str]) -> list[Allow]:
-        """Decrypt with whatever keys hold those secrets or parameters, through that service.
+    def _decrypt_at_home(self, service: str, context: str, arns: Sequence[str]) -> list[Allow]:
+        """Decrypt those secrets or parameters; those of other accounts and regions have keys there."""
+        homes: dict[tuple[str, str], list[str]] = {}
+        for arn in arns:
+            region, account = arn.split(":")[3:5]
+            homes.setdefault((region, account), []).append(arn)
+        return [self._decrypt(service, home, context, of_home) for home, of_home in homes.items()]
 
-        The service hands out nothing but what the other statements name, so the keys need no list
-        of their own. Secrets of other accounts and regions have keys there.
+    def _decrypt(
+        self, service: str, home: tuple[str, str], context: str, arns: Sequence[str]
+    ) -> Allow:
+        """Decrypt with whatever keys hold those, and only through that service.
+
+        The service hands out nothing but what the other statements name. Few are named here once
+        more, as keys see them; many would not fit.
         """
-        homes = _unique(tuple(arn.split(":")[3:5]) for arn in arns)
-        return [
-            Allow(
-                ["kms:Decrypt"],
-                [f"arn:{self._stack.partition}:kms:{region}:{account}:key/*"],
-                "only through that service, which gives what is named alone",
-                {"StringEquals": {"kms:ViaService": self._via(service, region)}},
-            )
-            for region, account in homes
-        ]
+        region, account = home
+        named = {f"kms:EncryptionContext:{context}": list(arns)}
+        return Allow(
+            ["kms:Decrypt"],
+            [f"arn:{self._stack.partition}:kms:{region}:{account}:key/*"],
+            "only through that service, which gives what is named alone",
+            {
+                "StringLike": {"kms:ViaService": self._via(service, region)}
+                | (named if len(arns) <= NAMED_IN_CONTEXT else {})
+            },
+        )
 
     def _via(self, service: str, region: str) -> list[str]:
         # The documents name no domain but amazonaws.com; China has one of its own.

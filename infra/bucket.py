@@ -119,8 +119,9 @@ class Vault(Construct):
         ]
 
     def abort(self, *patterns: str) -> list[Allow]:
-        """Find and abort uploads that a killed function left behind."""
+        """Find and abort uploads that a killed function, or a lost answer, left behind."""
         return [
+            # IAM knows no prefix for this action.
             Allow(["s3:ListBucketMultipartUploads"], [self.bucket.bucket_arn]),
             Allow(["s3:AbortMultipartUpload"], self._objects(patterns), EVERY_RUN),
         ]

@@ -22,6 +22,9 @@ TIMEOUT = 900
 PLAN_MEMORY = 1769
 RECORDS_MEMORY = 512
 
+#: How many sources a role names one by one: its policy has 10,240 characters at most.
+NAMED_SOURCES = 12
+
 ARCHITECTURES = {"arm64": lambda_.Architecture.ARM_64, "x86_64": lambda_.Architecture.X86_64}
 
 
@@ -69,7 +72,7 @@ class Functions(Construct):
                 "plan",
                 RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*"),
+                    *vault.read("backups/*/receipts/*", "runs/*/request.json", "runs/*/plan/*"),
                     *vault.write("runs/*/request.json", "runs/*/plan/*.jsonl"),
                 ],
                 config=True,
@@ -81,7 +84,7 @@ class Functions(Construct):
                 "plan_source",
                 PLAN_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*"),
+                    *vault.read("backups/*", "runs/*/plan/*"),
                     *vault.write("runs/*/plan/*/*"),
                     *access.buckets(settings.sources),
                 ],
@@ -94,7 +97,10 @@ class Functions(Construct):
                 "collect_units",
                 "collect_units",
                 RECORDS_MEMORY,
-                [*vault.read("backups/*", "runs/*"), *vault.write("runs/*/plan/files*.jsonl")],
+                [
+                    *vault.read("backups/*/receipts/*", "runs/*/plan/*"),
+                    *vault.write("runs/*/plan/files*.jsonl"),
+                ],
             )
         )
         self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}
@@ -104,9 +110,16 @@ class Functions(Construct):
                 "seal",
                 RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*"),
-                    *vault.write("backups/*/manifest.json", "runs/*"),
-                    *vault.abort("backups/*"),
+                    # Data is only listed.
+                    *vault.read(
+                        "backups/*/receipts/*",
+                        "backups/*/manifest.json",
+                        "runs/*/plan/*",
+                        "runs/*/failures/*",
+                        "runs/*/summary.json",
+                    ),
+                    *vault.write("backups/*/manifest.json", "runs/*/plan/*", "runs/*/summary.json"),
+                    *vault.abort("backups/*/data/*"),
                 ],
             )
         )
@@ -116,8 +129,13 @@ class Functions(Construct):
                 "prune",
                 RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*", "restores/*"),
-                    *vault.delete("backups/*", "runs/*", "restores/*"),
+                    *vault.read(
+                        "backups/*/receipts/*",
+                        "backups/*/manifest.json",
+                        "runs/*/plan/*",
+                        "runs/*/summary.json",
+                    ),
+                    *vault.delete("backups/*"),
                 ],
                 config=True,
             )
@@ -127,7 +145,7 @@ class Functions(Construct):
                 "check_schedules",
                 "check_schedules",
                 RECORDS_MEMORY,
-                [*vault.read("runs/*", "state/*"), *vault.write("state/*")],
+                [*vault.read("runs/*/summary.json", "state/*"), *vault.write("state/*")],
                 config=True,
             )
         )
@@ -173,16 +191,21 @@ class Functions(Construct):
         """Make the function that backs up sources of the engine, and may reach only those."""
         access = Access(Stack.of(self))
         sources = [s for s in self._settings.sources if s.engine == engine]
+        names = [s.name for s in sources] if len(sources) <= NAMED_SOURCES else ["*"]
+        data = [f"backups/{name}/*/data/*" for name in names]
+        receipts = [f"backups/{name}/*/receipts/*" for name in names]
+        failures = [f"runs/*/failures/{name}/*" for name in names]
+        # Of data, only the next backup of files reads something: the index of the one before.
+        earlier = [*data, "runs/*/plan/*"] if engine == "files" else []
         return self._function(
             Spec(
                 f"back_up_{engine}",
                 "back_up",
                 self._settings.memory[engine],
                 [
-                    *self._vault.read("backups/*", "runs/*"),
-                    *self._vault.write(
-                        "backups/*/data/*", "backups/*/receipts/*", "runs/*/failures/*"
-                    ),
+                    *self._vault.read(*receipts, *earlier),
+                    *self._vault.write(*data, *receipts, *failures),
+                    *self._vault.abort(*data),
                     *access.credentials(sources),
                     *access.buckets(sources),
                 ],

@@ -5,6 +5,7 @@ import signal
 import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import hypothesis
 import pytest
@@ -46,7 +47,9 @@ def _open_temporary_folders(tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.fixture(scope="session")
 def aws() -> Iterator[str]:
     """The endpoint of a MiniStack of this test process, in the environment of boto3."""
-    with emulator.running() as endpoint, pytest.MonkeyPatch.context() as patch:
+    given = os.environ.get("STEPVAULT_TEST_ENDPOINT")  # of an emulator that is running already
+    running = nullcontext(given) if given else emulator.running()
+    with running as endpoint, pytest.MonkeyPatch.context() as patch:
         for name in [n for n in os.environ if n.startswith("AWS_") and n != "AWS_CA_BUNDLE"]:
             patch.delenv(name)
         for name, value in emulator.environment(endpoint).items():

@@ -211,7 +211,7 @@ def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> N
     if out:
         _list_unrestored(left)
     if not ok:
-        if report is None and progress.done:
+        if report is None and progress.tasks:  # the target was checked, and written to
             output.echo(UNFINISHED, err=True)
         kind = getattr(errors, progress.error.partition(":")[0], None)
         raise click.exceptions.Exit(exit_code(kind) if isinstance(kind, type) else FAILED)

@@ -12,6 +12,7 @@ root), and is gone when the ``with`` block ends.
 
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -33,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
     "18": ROOT / "layers/postgres_client/requirements.txt",
     "15": ROOT / "devtools/servers/postgres15.txt",
-}
+} | {p.stem: p for p in (ROOT / "devtools/servers/postgres_minors").glob("*.txt")}
 #: Durability is not tested here; memory stays small beside everything else that runs.
 SETTINGS = {
     "fsync": "off",
@@ -58,6 +59,8 @@ def unpack(version: str) -> Path:
     Raises:
         RuntimeError: no locked package of that version, or its libraries are not on this system.
     """
+    if version == "debian":
+        return unpack_debian()
     if version not in LOCKS:
         raise RuntimeError(f"no locked PostgreSQL {version}; there are {', '.join(LOCKS)}")
     lock = LOCKS[version]
@@ -82,6 +85,50 @@ def unpack(version: str) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         unpacked.rename(home)
     return home
+
+
+def unpack_debian() -> Path:
+    """Return the folder with the newest server of the distribution, taken from its package.
+
+    Debian has a new minor release on the day that it appears. Nothing is installed.
+
+    Raises:
+        RuntimeError: apt-get cannot download it.
+    """
+    found = re.search(
+        r"^Depends:.*?postgresql-(\d+)", _apt("apt-cache", "show", "postgresql"), re.M
+    )
+    if found is None:
+        raise RuntimeError("apt-cache knows no package postgresql; run apt-get update")
+    packages = [f"postgresql-{found[1]}", f"postgresql-client-{found[1]}"]
+    version = re.search(r"Candidate: (\S+)", _apt("apt-cache", "policy", packages[0]))
+    home = ROOT / "build/postgres-debian"
+    made_of = home / ".version"
+    if version and made_of.exists() and made_of.read_text() == version[1]:
+        return home
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as name:
+        _apt("apt-get", "download", *packages, cwd=name)
+        for package in Path(name).glob("*.deb"):
+            _apt("dpkg-deb", "-x", str(package), f"{name}/tree")
+        # Programs look for their files relative to themselves; only share is elsewhere in Debian.
+        tree = Path(name) / "tree"
+        (tree / ".version").write_text(version[1] if version else "")
+        shutil.rmtree(home, ignore_errors=True)
+        made = Path(name) / "made"
+        shutil.copytree(tree / f"usr/lib/postgresql/{found[1]}", made / "lib/postgresql" / found[1])
+        shutil.copytree(tree / "usr/share/postgresql", made / "share/postgresql")
+        (made / "bin").symlink_to(f"lib/postgresql/{found[1]}/bin")
+        shutil.copy(tree / ".version", made / ".version")
+        made.rename(home)
+    return home
+
+
+def _apt(*command: str, cwd: str | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout
 
 
 def _check_libraries(home: Path) -> None:

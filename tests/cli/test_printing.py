@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.errors import TargetUnsupported
+from stepvault.errors import TargetUnsupported, listed
 from stepvault.plan import RunRequest
 from stepvault.records import Execution, Manifest, Unrestored
 from stepvault.seal import SealRequest, seal
@@ -156,17 +156,20 @@ def test_an_error_keeps_its_lines_and_loses_its_controls(
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise TargetUnsupported(
-            f"The target cannot take:\n  extension postgis: {NASTY}\n  tablespace fast: {NASTY}",
+            listed(
+                "The target cannot take", [f"extension postgis: {NASTY}", f"tablespace: {NASTY}"]
+            ),
             "Leave them out",
         )
 
     monkeypatch.setattr(restoring, "restore_here", refuse)
     told = invoke("restore", "uploads", "--to", f"{tmp_path}/x", "--vault", vault.bucket)
     assert told.exit_code == 4
-    first, postgis, tablespace = told.stderr.splitlines()
+    first, postgis, tablespace, fix = told.stderr.splitlines()
     assert first == "error: The target cannot take:"
     assert postgis.startswith("  extension postgis: ")
-    assert tablespace.startswith("  tablespace fast: ")
+    assert tablespace.startswith("  tablespace: ")
+    assert fix == "Leave them out."
     assert safe(told.stderr.replace("\n", ""))
 
 

@@ -1,5 +1,6 @@
 """``restore`` in this process: a real database, backed up by the path, comes back equal."""
 
+import hashlib
 import json
 import sqlite3
 from collections.abc import Callable
@@ -8,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
+from stepvault.errors import VaultDenied
 from stepvault.plan import RunRequest
 from stepvault.records import Execution
 from stepvault.seal import SealRequest, seal
@@ -210,3 +213,69 @@ def test_a_restore_that_fails_half_way_says_that_the_target_is_incomplete(
     assert done.exit_code == 4
     assert "The target is incomplete" in done.stderr
     assert "not what was backed up" in done.stderr
+
+
+def test_a_kind_that_an_engine_does_not_know_is_refused_before_anything_is_written(
+    vault: Vault, run: str, tmp_path: Path
+) -> None:
+    back = tmp_path / "back"
+    asked = ("restore", "tickets", "--to", str(back), "--vault", vault.bucket)
+    refused = invoke(*asked, "--without", "tablespaces", "--without", "views")
+    assert refused.exit_code == 2
+    assert "sqlite restore cannot go without 'tablespaces'" in refused.stderr
+    assert "--only" in refused.stderr
+    assert not back.exists()
+
+
+@pytest.mark.parametrize("going", [(), ("--keep-going",)])
+def test_a_vault_that_refuses_is_no_failure_of_a_single_database(
+    vault: Vault,
+    three: tuple[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    going: tuple[str, ...],
+) -> None:
+    def refuse(*_: object) -> object:
+        raise VaultDenied("The vault bucket refuses GetObject", "Check the role")
+
+    monkeypatch.setattr(Vault, "read", refuse)
+    to = ("--to", str(tmp_path / "back"), "--vault", vault.bucket)
+    refused = invoke("restore", "three", *to, *going)
+    assert refused.exit_code == 4
+    assert "refuses GetObject" in refused.stderr
+    assert "not restored: " not in refused.stderr
+    assert "The target is incomplete" in refused.stderr
+
+
+def test_an_interrupted_restore_says_that_the_target_is_incomplete(
+    vault: Vault, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> object:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Vault, "read", interrupt)
+    told = invoke("restore", "tickets", "--to", f"{tmp_path}/back", "--vault", vault.bucket)
+    assert told.exit_code == 130
+    assert "The target is incomplete and must not be used. The same command" in told.stderr
+    assert "interrupted" in told.stderr
+
+
+@pytest.mark.parametrize("going", [(), ("--keep-going",)])
+def test_the_same_command_goes_on_with_a_restore_that_ended_half_way(
+    vault: Vault, three: tuple[str, Path], tmp_path: Path, going: tuple[str, ...]
+) -> None:
+    run, home = three
+    back = tmp_path / "back"
+    asked = ("restore", "three", "--to", str(back), "--vault", vault.bucket, *going)
+    assert invoke(*asked).exit_code in (4, 5)
+    whole = (home / "b.sqlite").read_bytes()
+    vault.put(keys.data("three", run, "b.sqlite.zst"), zstandard.compress(whole))
+    manifest = json.loads(vault.get(keys.manifest("three", run)) or b"")
+    for stored in manifest["objects"]:
+        body = vault.get(keys.data("three", run, stored["name"])) or b""
+        stored["stored_bytes"] = len(body)
+        stored["stored_sha256"] = hashlib.sha256(body).hexdigest()
+    vault.put(keys.manifest("three", run), json.dumps(manifest).encode())
+    done = invoke(*asked)
+    assert done.exit_code == 0, done.stderr
+    assert [rows(back / f"{n}.sqlite") for n in "abc"] == [[(1, "a")], [(1, "b")], [(1, "c")]]

@@ -81,6 +81,7 @@ def test_the_name_of_a_code_and_its_class_agree() -> None:
         ("RequestTimeTooSkewed", 403, "denied", "clock"),
         ("KMS.DisabledException", 400, "denied", "KMS key"),
         ("KMS.KMSInvalidStateException", 400, "denied", "deletion"),
+        ("KMS.NotFoundException", 400, "denied", "KMS key"),
         ("DecryptionFailure", 400, "denied", "KMS key"),
         ("KMS.ThrottlingException", 400, "throttled", ""),
         ("KmsThrottlingException", 400, "throttled", ""),

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devtools.faults import Fault, Proxy, at
+from devtools.faults import Fault, Proxy, Request, at
 from stepvault import engines, keys, multipart
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
@@ -141,6 +141,48 @@ def test_the_first_attempt_asks_no_more_than_it_must(
     engine.scripts = [packed(f"{n}", b"rows") for n in range(20)]
     back_up(unit(), vault)
     assert [request.operation for request, _ in proxy.log] == ["PutObject"] * 22
+
+
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_part_that_is_refused_for_good_fails_the_unit(
+    vault: Vault, proxy: Proxy, engine: ScriptedEngine, which: str
+) -> None:
+    parts = iter(range(1000))
+
+    def choose(request: Request) -> Fault | None:
+        if request.operation != "UploadPart":
+            return None
+        return "busy" if which == "first" or next(parts) > 1 else None
+
+    proxy.choose = choose
+    with pytest.raises(StorageUnavailable, match=r"UploadPart .*SlowDown"):
+        back_up(unit(), vault, Deadline(30))
+    assert vault.get(keys.data("shop", RUN, "large")) is None
+    assert vault.receipt("shop", RUN, "0000") is None
+    assert vault.open_uploads("") == []
+
+
+def test_an_upload_is_aborted_only_once_no_part_is_on_its_way(
+    vault: Vault, proxy: Proxy, engine: ScriptedEngine
+) -> None:
+    flying: list[int] = []
+
+    def choose(request: Request) -> Fault | None:
+        if request.operation == "AbortMultipartUpload":
+            answered = sum(r.operation == "UploadPart" for r in proxy.answered)
+            flying.append(proxy.asked("UploadPart") - answered)
+        return "slow" if request.operation == "UploadPart" else None
+
+    def dies() -> Iterator[bytes]:
+        yield LARGE
+        raise ShortRead("the server closed")
+
+    engine.scripts = [Scripted("large", dies, encoding="none")]
+    proxy.choose = choose
+    with pytest.raises(ShortRead):
+        back_up(unit(), vault)
+    assert flying == [0]
+    assert proxy.asked("UploadPart") == 2
 
 
 # --- time --------------------------------------------------------------------------------------

@@ -3,8 +3,11 @@ from typing import Any
 
 import pytest
 
+from devtools.faults import Fault, Proxy, Request, at
 from stepvault import keys
 from stepvault.catalog import Vault
+from stepvault.deadline import Deadline
+from stepvault.errors import StorageUnavailable
 from stepvault.keys import run_id
 from stepvault.prune import prune
 from stepvault.records import Manifest, Receipt, SourceResult, StoredObject, Summary, Unit
@@ -171,6 +174,43 @@ def test_leftovers_of_a_failed_run_go_when_it_cannot_be_redriven_any_more(vault:
     prune(vault, config(keep_last=5), dry_run=False, now=NOW)
     assert vault.backup_runs("docs") == [recent, newest]
     assert failed not in vault.backup_runs("docs")
+
+
+def test_leftovers_newer_than_the_newest_backup_stay(vault: Vault) -> None:
+    put_backup(vault, 20)
+    failed = put_backup(vault, 16, sealed=False)
+    before = everything(vault)
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert everything(vault) == before
+    assert failed in vault.backup_runs("docs")
+
+
+def test_a_backup_ends_with_its_manifest_before_its_data(vault: Vault, proxy: Proxy) -> None:
+    gone, kept = (put_backup(vault, days) for days in (3, 1))
+    deletions = iter(range(100))
+
+    def choose(request: Request) -> Fault | None:
+        second = request.operation == "DeleteObjects" and next(deletions) > 0
+        return "busy" if second else None
+
+    proxy.choose = choose
+    with pytest.raises(StorageUnavailable):
+        prune(vault.within(Deadline(30)), config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.sealed_runs("docs") == [kept]
+    assert keys.data("docs", gone, "0000.tar.zst") in everything(vault)
+    proxy.choose = lambda _: None
+    assert vault.backup_runs("docs") == [gone, kept]
+
+
+def test_an_object_that_s3_does_not_remove_is_told(vault: Vault, proxy: Proxy) -> None:
+    put_backup(vault, 3)
+    kept = put_backup(vault, 1)
+    proxy.choose = at("DeleteObjects", "partly")
+    with pytest.raises(StorageUnavailable, match=r"did not remove 'one' \(InternalError\)"):
+        prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.latest("docs")
+    prune(vault, config(keep_last=1), dry_run=False, now=NOW)
+    assert vault.backup_runs("docs") == [kept]
 
 
 @pytest.mark.parametrize("state", ["planning", "failed"])

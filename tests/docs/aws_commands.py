@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
-import jmespath  # type: ignore[import-untyped]
+import jmespath
 
 OF_S3API = ("bucket", "prefix", "key", "version-id")
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from stepvault import env
+from stepvault import env, keys
 from stepvault.catalog import Vault
-from stepvault.errors import ConfigInvalid, Permanent, SourcesFailed
+from stepvault.errors import ConfigInvalid, Permanent, RestoreIncomplete, SourcesFailed
 from stepvault.plan import RunInput
 from stepvault.records import Unit, parse
 from stepvault.restore import RestoreRequest
@@ -213,3 +213,34 @@ def test_a_missing_source_is_a_permanent_error(call: Call, tmp_path: Path) -> No
     (tmp_path / "tickets.sqlite").unlink()
     with pytest.raises(Permanent, match=r"tickets\.sqlite"):
         call("back_up", event("back_up.sqlite"))
+
+
+def test_a_restore_that_keeps_going_reports_what_it_left_out_and_fails_at_its_end(
+    call: Call, vault: Vault, tmp_path: Path
+) -> None:
+    with sqlite3.connect(tmp_path / "second.sqlite") as connection:
+        connection.execute("CREATE TABLE other (id INTEGER)")
+    connection.close()
+    state = planned(call, vault)
+    line = json.loads(vault.get(state["databases"]["key"]) or b"")
+    line["source"]["path"] = "*.sqlite"
+    call("back_up", line)
+    for line in (vault.get(state["files"]["key"]) or b"").splitlines():
+        call("back_up", json.loads(line))
+    call("seal", event("seal"))
+    damaged = keys.data("tickets", state["run_id"], "second.sqlite.zst")
+    vault.put(damaged, b"damaged")
+
+    start = event("plan_restore")
+    start["input"]["options"] = {"keep_going": True}
+    stages = call("plan_restore", start)
+    for stage in ("before", "data", "after"):
+        for task in (vault.get(stages[stage]["key"]) or b"").splitlines():
+            for _ in range(2):  # as Step Functions repeats a task whose answer was lost
+                call("restore", json.loads(task))
+    with pytest.raises(RestoreIncomplete, match=r"restored but 1: \w+ .*second\.sqlite"):
+        call("report_restore", stages)
+    report = vault.restore_report(stages["restore_id"])
+    assert report
+    assert len(report.unrestored) == 1
+    assert [p.name for p in (tmp_path / "restored").rglob("*.sqlite")] == ["tickets.sqlite"]

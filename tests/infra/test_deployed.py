@@ -247,6 +247,18 @@ ATTEMPTS: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"service": "s3", "call": "delete_object", "Key": "somebody/elses"},
         set(),
     ),
+    "delete what a run wrote down": (
+        {"service": "s3", "call": "delete_object", "Key": keys.summary(RUN)},
+        set(),
+    ),
+    "write over another source's data": (
+        {"service": "s3", "call": "put_object", "Key": keys.data("shop", RUN, "toc.dat")},
+        {"back_up_postgres"},
+    ),
+    "forge another source's receipt": (
+        {"service": "s3", "call": "put_object", "Key": keys.receipt("tree", RUN, "0000")},
+        {"back_up_files"},
+    ),
     "make a backup exist": (
         {"service": "s3", "call": "put_object", "Key": keys.manifest("tree", RUN)},
         {"seal"},

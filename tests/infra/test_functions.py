@@ -147,15 +147,18 @@ def test_only_what_has_no_resources_to_name_may_touch_all(everything: Template) 
     [
         (keys.manifest("shop", RUN), {"seal"}),
         (keys.summary(RUN), {"seal"}),
+        (keys.request(RUN), {"plan"}),
         (keys.retry_plan(RUN, "databases", 1), {"plan", "seal"}),
         (keys.retry_plan(RUN, "files", 1), {"plan", "collect_units", "seal"}),
         (keys.source_units(RUN, "uploads"), {"plan", "plan_source", "seal"}),
         (keys.plan(RUN, "databases"), {"plan", "seal"}),
-        (keys.request(RUN), {"plan", "seal"}),
         (keys.listing(RUN, "uploads", "0001"), {"seal", "plan_source"}),
-        (keys.data("shop", RUN, "toc.dat"), {*BACK_UP}),
-        (keys.receipt("shop", RUN, "0000"), {*BACK_UP}),
-        (keys.failure(RUN, "shop", "0000"), {*BACK_UP, "seal"}),
+        (keys.data("shop", RUN, "toc.dat"), {"back_up_postgres"}),
+        (keys.data("uploads", RUN, "0000.tar.zst"), {"back_up_files"}),
+        (keys.data("stranger", RUN, "x"), set()),
+        (keys.receipt("shop", RUN, "0000"), {"back_up_postgres"}),
+        (keys.receipt("tickets", RUN, "0000"), {"back_up_sqlite"}),
+        (keys.failure(RUN, "blog", "0000"), {"back_up_mysql"}),
         (keys.restore_plan(RUN, "data"), {"plan_restore"}),
         (keys.SCHEDULES, {"check_schedules"}),
         (keys.unrestored(RUN, "data", "0001"), {"plan_restore", "restore"}),
@@ -172,6 +175,124 @@ def test_who_may_write_which_key(everything: Template, key: str, writers: set[st
     }
 
     assert found == writers
+
+
+@pytest.mark.parametrize(
+    ("key", "readers"),
+    [
+        (keys.data("shop", RUN, "toc.dat"), {"plan_source", "plan_restore", "restore"}),
+        (keys.data("uploads", RUN, "0.tar.zst"), {"back_up_files", "plan_source", "plan_restore", "restore"}),
+        (keys.manifest("shop", RUN), {"seal", "prune", "plan_source", "plan_restore", "restore"}),
+        (keys.receipt("shop", RUN, "0000"), {"back_up_postgres", "seal", "prune", "plan", "plan_source", "collect_units", "plan_restore", "restore"}),
+        (keys.failure(RUN, "shop", "0000"), {"seal"}),
+        (keys.summary(RUN), {"prune", "seal", "check_schedules"}),
+        (keys.listing(RUN, "uploads", "0001"), {"plan", "plan_source", "collect_units", "seal", "prune", "back_up_files"}),
+        ("anything/else", set()),
+    ],
+)  # fmt: skip
+def test_who_may_read_which_key(everything: Template, key: str, readers: set[str]) -> None:
+    assert allowed(everything, "s3:GetObject", key) == readers
+
+
+@pytest.mark.parametrize(
+    ("key", "hiders"),
+    [
+        (keys.data("shop", RUN, "toc.dat"), {"prune"}),
+        (keys.manifest("shop", RUN), {"prune"}),
+        (keys.summary(RUN), set()),
+        (keys.restore_plan(RUN, "data"), set()),
+    ],
+)
+def test_who_may_delete_which_key(everything: Template, key: str, hiders: set[str]) -> None:
+    assert allowed(everything, "s3:DeleteObject", key) == hiders
+
+
+@pytest.mark.parametrize(
+    ("key", "who"),
+    [
+        (keys.data("shop", RUN, "toc.dat"), {"back_up_postgres", "seal"}),
+        (keys.data("uploads", RUN, "0.tar.zst"), {"back_up_files", "seal"}),
+        (keys.listing(RUN, "uploads", "0001"), {"plan_source", "seal"}),
+        (keys.restore_plan(RUN, "data"), {"plan_restore"}),
+        ("anything/else", set()),
+    ],
+)
+def test_who_may_abort_which_upload(everything: Template, key: str, who: set[str]) -> None:
+    assert allowed(everything, "s3:AbortMultipartUpload", key) == who
+
+
+def test_open_uploads_are_listed_only_by_what_aborts_them(everything: Template) -> None:
+    listers = {
+        name
+        for name, function in everything.functions.items()
+        for statement in everything.statements(function["Role"])
+        if "s3:ListBucketMultipartUploads" in listed(statement["Action"])
+    }
+
+    assert listers == {*BACK_UP, "seal"}
+
+
+def allowed(template: Template, action: str, key: str) -> set[str]:
+    """Functions that may do that to the vault's object."""
+    bucket = template.vault_id
+    return {
+        name
+        for name, function in template.functions.items()
+        if template.may(function["Role"], action, f"<{bucket}.Arn>/{key}")
+    }
+
+
+def test_a_source_in_a_bucket_is_listed_only_below_its_prefix(everything: Template) -> None:
+    for name in ("plan_source", "back_up_files"):
+        (condition,) = (
+            statement["Condition"]
+            for statement in everything.statements(everything.functions[name]["Role"])
+            if "arn:<AWS::Partition>:s3:::acme-uploads" in listed(statement["Resource"])
+        )
+        assert condition == {"StringLike": {"s3:prefix": ["public/*"]}}
+
+
+def test_no_role_may_do_what_none_needs(everything: Template) -> None:
+    """A right that is new has to be written down here as well."""
+    actions = {
+        action
+        for role in everything.roles
+        for statement in everything.statements(role)
+        for action in listed(statement["Action"])
+        if action.split(":")[0] in {"s3", "kms", "secretsmanager", "ssm", "rds-db", "lambda"}
+    }
+
+    assert actions == {
+        "s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject",
+        "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "s3:ListBucketMultipartUploads",
+        "kms:Decrypt", "kms:GenerateDataKey",
+        "secretsmanager:GetSecretValue", "ssm:GetParameter", "rds-db:connect",
+        "lambda:InvokeFunction",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("function", "service", "context"),
+    [
+        ("back_up_postgres", "secretsmanager", {"kms:EncryptionContext:SecretARN": ["arn:<AWS::Partition>:secretsmanager:<AWS::Region>:<AWS::AccountId>:secret:prod/shop-??????"]}),
+        ("back_up_mysql", "ssm", {"kms:EncryptionContext:PARAMETER_ARN": ["arn:<AWS::Partition>:ssm:<AWS::Region>:<AWS::AccountId>:parameter/prod/blog/url"]}),
+        ("back_up_files", "s3", {"kms:EncryptionContext:aws:s3:arn": ["arn:<AWS::Partition>:s3:::acme-uploads*"]}),
+    ],
+)  # fmt: skip
+def test_a_foreign_key_decrypts_only_what_the_source_names(
+    everything: Template, function: str, service: str, context: dict[str, list[str]]
+) -> None:
+    (condition,) = (
+        statement["Condition"]
+        for statement in everything.statements(everything.functions[function]["Role"])
+        if any("key/*" in resource for resource in listed(statement["Resource"]))
+    )
+
+    like = {k: listed(v) for k, v in condition["StringLike"].items()}
+    region = "*" if service == "s3" else "<AWS::Region>"
+    via = [f"{service}.{region}.{domain}" for domain in ("amazonaws.com", "<AWS::URLSuffix>")]
+    assert like.pop("kms:ViaService") == via
+    assert like == context
 
 
 @pytest.mark.parametrize(
@@ -214,8 +335,7 @@ def test_keys_that_are_not_ours_decrypt_only_through_the_service_that_was_asked(
     assert foreign
     for statement in foreign:
         assert listed(statement["Action"]) == ["kms:Decrypt"]
-        ((operator, condition),) = statement["Condition"].items()
-        assert operator in {"StringEquals", "StringLike"}
+        (condition,) = statement["Condition"].values()
         # The service gives nothing but what the role's other statements name.
         services = {via.split(".")[0] for via in listed(condition["kms:ViaService"])}
         assert len(services) == 1

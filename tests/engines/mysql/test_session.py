@@ -1,5 +1,6 @@
 """Connections: TLS, silent servers, servers with unusual settings."""
 
+import importlib.util
 import socket
 import subprocess
 import threading
@@ -10,8 +11,10 @@ import pytest
 
 from devtools.servers.mariadb import MariaDb
 from stepvault.engines.base import Connection
+from stepvault.engines.mysql.session import connect
 from stepvault.errors import (
     ConfigInvalid,
+    SourceDenied,
     SourceUnreachable,
 )
 from tests.engines.driver import back_up, restore_job, run_restore
@@ -118,3 +121,25 @@ def test_a_hostile_configuration_of_the_server_changes_nothing(tmp_path: Path) -
         hostile.sql("SET GLOBAL sql_select_limit=DEFAULT", "SET GLOBAL max_statement_time=0")
         assert rig.content(target) == data.contents(hostile, "shop")
         assert paused.is_set()
+
+
+@pytest.mark.mariadb
+def test_an_account_that_needs_another_package_is_told_which_or_connects(rig: MariaDbRig) -> None:
+    rig.server.sql(
+        "INSTALL SONAME 'auth_ed25519'",
+        "CREATE USER modern@127.0.0.1 IDENTIFIED VIA ed25519 USING PASSWORD('secret')",
+    )
+    at = Connection("127.0.0.1", rig.server.port, "modern", "secret")
+    try:
+        if importlib.util.find_spec("nacl"):
+            connect(at).close()
+            with pytest.raises(SourceDenied):
+                connect(Connection("127.0.0.1", rig.server.port, "modern", "Secret"))
+            return
+        with pytest.raises(ConfigInvalid) as caught:
+            connect(at)
+        assert "modern" in str(caught.value)
+        assert "PyNaCl" in str(caught.value)
+        assert "tls" not in str(caught.value)
+    finally:
+        rig.server.sql("DROP USER modern@127.0.0.1", "UNINSTALL SONAME 'auth_ed25519'")

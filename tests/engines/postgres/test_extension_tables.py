@@ -12,6 +12,7 @@ import pytest
 from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine
 from stepvault.errors import SourceBusy, SourceDenied, TargetNotEmpty
+from stepvault.records import RestoreOptions
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, new_database, source
 from tests.engines.postgres.test_freeze import meanwhile
@@ -216,3 +217,64 @@ def test_a_configuration_that_may_not_be_read_is_named(
     where = address(extended18, name, user="weak")
     with pytest.raises(SourceDenied, match=r"may not read my zones\.zones, my zones\.entries"):
         back_up(engine, source(name), tmp_path / "vault", connection=where)
+
+
+NEEDS = """
+CREATE FUNCTION known(text) RETURNS bool LANGUAGE plpgsql AS
+  $$BEGIN RETURN EXISTS (SELECT FROM "my zones".zones WHERE name = $1); END$$;
+CREATE TABLE needs (zone text CHECK (public.known(zone)), filler text);
+INSERT INTO needs SELECT 'mine', repeat('x', 500) FROM generate_series(1, 6000);
+CREATE TABLE needs_too (zone text CHECK (public.known(zone)));
+INSERT INTO needs_too VALUES ('mine');
+"""
+
+
+def test_rows_that_others_need_are_loaded_before_them(
+    server: PostgresServer, tmp_path: Path
+) -> None:
+    """A custom SRID of spatial_ref_sys is looked up for each geometry that is loaded."""
+    name = filled(server, FILL + NEEDS)
+    result = run(server, name, tmp_path / "vault")
+    for _ in range(2):
+        where = address(server, new_database(server))
+        job = restore_job(result, tmp_path / "vault", source(name), connection=where, connections=2)
+        tasks = engine.plan_restore(job)
+        loading = [t.stage for t in tasks if any(o in t.objects for o in of_zones(result))]
+        assert loading == ["before"]
+        run_restore(engine, job)
+        assert engine.differences(job) == []
+
+
+def of_zones(result: Result) -> list[str]:
+    """Objects with an extension's rows, which pg_dump wrote."""
+    return [
+        o.name
+        for o in result.objects
+        if re.fullmatch(r"\d+\.dat\.zst", o.name) and "fingerprint" not in o.facts
+    ]
+
+
+@pytest.mark.parametrize("jobs", ["-j4", "-j1"])
+def test_stock_pg_restore_loads_rows_that_others_need_before_them(
+    jobs: str, extended18: PostgresServer, tmp_path: Path
+) -> None:
+    name = filled(extended18, FILL + NEEDS)
+    run(extended18, name, tmp_path / "vault")
+    for _ in range(4):
+        copy = new_database(extended18)
+        arguments = ["--exit-on-error", jobs, "-d", copy, tmp_path / "vault"]
+        extended18.run("pg_restore", *arguments)
+        assert content(extended18, copy) == content(extended18, name)
+
+
+def test_a_table_alone_does_not_bring_rows_of_an_extension(
+    extended18: PostgresServer, tmp_path: Path
+) -> None:
+    name = filled(extended18, FILL + USERS)
+    result = run(extended18, name, tmp_path / "vault")
+    where, options = address(extended18, new_database(extended18)), RestoreOptions(only=["rests"])
+    job = restore_job(result, tmp_path / "vault", source(name), connection=where, options=options)
+    run_restore(engine, job)
+    extensions = "SELECT count(*) FROM pg_extension WHERE extname = 'zoned'"
+    assert extended18.psql(extensions, database=str(where.database)) == "0"
+    assert engine.differences(job) == []

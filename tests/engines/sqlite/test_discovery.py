@@ -178,6 +178,15 @@ def test_a_dangling_link_alone_is_missing_and_named(root: Path) -> None:
         stored(root, pattern="links/*.db")
 
 
+def test_a_link_to_what_may_not_be_read_is_denied_as_the_file_itself_is(root: Path) -> None:
+    for folder in (root, root.parent, root.parent.parent, root.parent.parent.parent):
+        folder.chmod(0o755)
+    (root.parent / "closed").mkdir(mode=0)
+    (root / "link.db").symlink_to(root.parent / "closed" / "x.db")
+    with as_nobody(), pytest.raises(SourceDenied, match=r"link\.db"):
+        stored(root, pattern="*.db")
+
+
 def test_a_linked_folder_is_not_entered_and_warned_of_where_it_would_be(root: Path) -> None:
     (root.parent / "elsewhere").mkdir()
     make_database(root.parent / "elsewhere" / "z.db", mode="DELETE")

@@ -5,9 +5,11 @@ import os
 import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
+from stepvault.engines.sqlite import engine
 from stepvault.engines.sqlite.errors import reading, writing
 from stepvault.errors import (
     OutOfTime,
@@ -23,6 +25,9 @@ from stepvault.errors import (
     TargetNotEmpty,
     TargetUnsupported,
 )
+from stepvault.records import RestoreTask
+from tests.engines.driver import back_up, restore_job
+from tests.engines.sqlite.databases import as_nobody, make_database, settings
 
 #: Code: what it becomes when a source is read, and when a target is written.
 BY_SQLITE: dict[str, tuple[type[StepvaultError], type[StepvaultError]]] = {
@@ -173,6 +178,45 @@ def test_errors_of_the_system(name: str) -> None:
     error = becomes(writing, OSError(number, os.strerror(number)))
     assert type(error) is at_target
     assert not [words for words in NOT_FOR_A_TARGET if words in str(error)]
+
+
+@pytest.fixture
+def closed(tmp_path: Path) -> Path:
+    """A folder with a database and a backup of it, which nobody but root can get to."""
+    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
+        folder.chmod(0o755)
+    (tmp_path / "closed" / "in").mkdir(parents=True)
+    make_database(tmp_path / "closed" / "in" / "x.db", mode="DELETE")
+    (tmp_path / "closed").chmod(0)
+    return tmp_path / "closed" / "in"
+
+
+@pytest.mark.parametrize("name", ["x.db", "*.db", "**/*.db"])
+def test_a_source_in_a_closed_folder_is_denied(closed: Path, tmp_path: Path, name: str) -> None:
+    with as_nobody(), pytest.raises(SourceDenied, match="closed"):
+        back_up(engine, settings(closed / name), tmp_path / "vault")
+
+
+@pytest.mark.parametrize("name", ["", "new.db", "x.db"])
+def test_a_target_in_a_closed_folder_is_denied_and_not_compared(
+    closed: Path, tmp_path: Path, name: str
+) -> None:
+    make_database(tmp_path / "x.db", mode="DELETE")
+    source, vault = settings(tmp_path / "x.db"), tmp_path / "vault"
+    job = restore_job(back_up(engine, source, vault), vault, source, path=closed / name)
+    task = RestoreTask(stage="data", id="0000", objects=[o.name for o in job.objects])
+    with as_nobody():
+        for work in (
+            lambda: engine.plan_restore(job),
+            lambda: engine.restore(job, task),
+            lambda: engine.differences(job),
+        ):
+            try:
+                lines = work()
+            except SourceDenied as error:
+                lines = [error.message]
+            assert "closed" in str(lines)
+            assert "ermission denied" in str(lines)
 
 
 def test_any_other_error_of_the_system_is_not_repeated() -> None:

@@ -1,7 +1,11 @@
 """A restore of many databases: one that cannot be put back costs no other, nor does a second try."""
 
+import os
 import sqlite3
+import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,11 +19,12 @@ from stepvault.errors import (
     BackupTampered,
     ConfigInvalid,
     StorageUnavailable,
+    TargetMissing,
     TargetNotEmpty,
     TargetUnsupported,
     VaultDenied,
 )
-from stepvault.records import RestoreOptions, StoredObject, Unrestored
+from stepvault.records import RestoreOptions, RestoreTask, StoredObject, Unrestored
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.sqlite.databases import Form, content, make_database, settings
 
@@ -195,6 +200,42 @@ def test_a_format_that_is_not_known_is_refused(restoring: Restoring) -> None:
         engine.plan_restore(replace(restoring.job, objects=[newer, *rest]))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root mounts file systems, and not in every container")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("form", ["file", "sql"])
+def test_a_disk_that_fills_up_is_said_to_be_full_and_costs_no_smaller_database(
+    tmp_path: Path, small_disk: Path, form: Form
+) -> None:
+    apps = tmp_path / "apps"
+    for name, megabytes in {"big": 2.0, "small": 0.1}.items():
+        (apps / name).mkdir(parents=True)
+        make_database(apps / name / "x.db", megabytes, mode="DELETE")
+    source, reported = settings(apps / "**" / "*.db", form), list[Unrestored]()
+    job = restore_job(
+        back_up(engine, source, tmp_path / "vault"), tmp_path / "vault", source,
+        path=small_disk, unrestored=reported.append,
+    )  # fmt: skip
+    with pytest.raises(TargetMissing, match="1 MiB free"):
+        engine.plan_restore(job)
+    task = RestoreTask(stage="data", id="0000", objects=[o.name for o in job.objects])
+    with pytest.raises(TargetMissing, match=r"no room.*big/x\.db") as caught:
+        engine.restore(job, task)
+    assert "make room" in caught.value.fix
+    engine.restore(replace(job, options=KEEP_GOING), task)
+    assert [u.name for u in reported] == ["big/x.db"]
+    assert [p.parent.name for p in small_disk.rglob("*") if p.is_file()] == ["small"]
+
+
 @pytest.mark.parametrize("form", ["file", "sql"])
 @pytest.mark.parametrize("length", [236, 237, 247, 248, 255])
 def test_a_name_of_any_length_comes_back(tmp_path: Path, form: Form, length: int) -> None:
@@ -250,8 +291,6 @@ def _calls(work: Any) -> int:
     def tick(frame: Any, event: str, argument: Any) -> None:
         nonlocal count
         count += 1
-
-    import threading
 
     threading.setprofile(tick)
     sys.setprofile(tick)

@@ -146,6 +146,7 @@ def test_an_owner_that_cannot_be_set_is_refused_or_reported(
     [
         {"mode": "9"}, {"mode": 420}, {"mode": "4755"}, {"uid": -1}, {"uid": "root"},
         {"gid": 2**32}, {"gid": None}, {"mode": "-0600"},
+        {"uid": float("inf")}, {"gid": float("nan")},
     ],
 )  # fmt: skip
 def test_rights_that_cannot_be_are_refused(

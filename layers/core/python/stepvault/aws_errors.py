@@ -113,6 +113,8 @@ def classify(code: str, status: int | None = None, message: str = "") -> tuple[E
     name = _normalised(code)
     if name == "invalidrequest" and "encryption" in message.lower():
         return "refused", _CUSTOMER_KEY
+    if code.startswith("KMS.") and name == "notfound":  # the key of an object, which is there
+        return "denied", _KMS_KEY
     if (known := _BY_CODE.get(name)) is not None:
         return known
     if re.search("notfound|doesnotexist|nosuch", name):

@@ -1,7 +1,8 @@
 """S3 buckets as sources, for engines that know no AWS."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from stepvault import storage
 from stepvault.aws_errors import AwsProblem, translated
@@ -16,7 +17,17 @@ from stepvault.errors import (
     StepvaultError,
 )
 
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
+
 _CHUNK = 1 << 20
+
+#: What is kept of an object beside its bytes, as the API names it; tags and ``Expires`` apart.
+_PROPERTIES = (
+    "ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage",
+    "WebsiteRedirectLocation", "StorageClass", "Metadata",
+)  # fmt: skip
+_DEFAULT_TYPE = "binary/octet-stream"
 
 
 class Buckets:
@@ -47,9 +58,21 @@ class Buckets:
                     )
 
     def read(
-        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+        self,
+        bucket: str,
+        key: str,
+        etag: str | None = None,
+        part: tuple[int, int] | None = None,
+        properties: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Iterator[bytes]:
         """Yield the object's bytes, or those from one offset up to another.
+
+        Args:
+            bucket: its bucket.
+            key: its key.
+            etag: the ETag that it has to have.
+            part: offsets of the first byte and after the last.
+            properties: told, before the first bytes, what else the object has.
 
         Raises:
             SourceChanged: its ETag is no longer the one given.
@@ -59,8 +82,34 @@ class Buckets:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
         with _source_errors(bucket, key):
             client = storage.client_for(self._deadline)
-            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
-            yield from body.iter_chunks(_CHUNK)
+            answer = client.get_object(Bucket=bucket, Key=key, **asked)  # type: ignore[arg-type]
+            if properties:
+                properties(self._properties(bucket, key, answer))
+            yield from answer["Body"].iter_chunks(_CHUNK)
+
+    def _properties(
+        self, bucket: str, key: str, answer: "GetObjectOutputTypeDef"
+    ) -> Mapping[str, Any]:
+        """Return what an object has beside its bytes; what S3 gives every object is left out."""
+        values: Mapping[str, Any] = answer
+        kept = {name: values[name] for name in _PROPERTIES if values.get(name)}
+        if kept.get("ContentType") == _DEFAULT_TYPE:
+            del kept["ContentType"]
+        if expires := answer.get("ExpiresString"):
+            kept["Expires"] = expires
+        if answer.get("TagCount"):
+            kept["Tags"] = self._tags(bucket, key)
+        return kept
+
+    def _tags(self, bucket: str, key: str) -> dict[str, str] | None:
+        """Return an object's tags; None if they may not be read."""
+        try:
+            with _source_errors(bucket, key):
+                client = storage.client_for(self._deadline)
+                tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+        except SourceDenied:
+            return None
+        return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 @contextmanager

@@ -41,10 +41,10 @@ class Deadline:
         return self.remaining() <= 0
 
     def for_cleanup(self) -> "Deadline":
-        """Return the deadline of aborting and reporting, which may use the margin too."""
+        """Return the deadline of aborting and reporting: the end of the margin, but some seconds."""
         if self._ends == float("inf"):
             return Deadline()
-        return Deadline(max(0.0, self.remaining() + self._margin), margin=0)
+        return Deadline(max(2 * _GRACE, self.remaining() + self._margin), margin=0)
 
     @contextmanager
     def watch(self, cancel: Callable[[], None]) -> Iterator[None]:

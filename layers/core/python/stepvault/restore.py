@@ -30,6 +30,8 @@ from stepvault.errors import (
     StepvaultError,
     StorageUnavailable,
     TargetMissing,
+    VaultDenied,
+    VaultMissing,
 )
 from stepvault.memory import settle_memory
 from stepvault.records import (
@@ -43,6 +45,9 @@ from stepvault.records import (
     Unrestored,
 )
 from stepvault.settings import Config, DatabaseSettings, TargetSettings
+
+#: Errors that are not about the task that met them: the others would meet them, too.
+_OF_THE_WHOLE_RESTORE = (ConfigInvalid, OutOfTime, VaultDenied, VaultMissing)
 
 StageName = Literal["before", "data", "after"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -169,10 +174,9 @@ def _do(engine: Engine, job: RestoreJob, task: RestoreTask) -> Counts:
     """
     try:
         return engine.restore(job, task)
-    except OutOfTime:
-        raise
     except Permanent as error:
-        if not job.options.keep_going or task.stage == "before":
+        going = job.options.keep_going and task.stage != "before"
+        if not going or isinstance(error, _OF_THE_WHOLE_RESTORE):
             raise
         # Part of the task may have been done: the engine says so where it knows better.
         held = f" ({', '.join(task.objects[:3])}{', …' if task.objects[3:] else ''})"
@@ -355,6 +359,12 @@ def _job(
         raise ConfigInvalid(
             f"{manifest.source!r} is a {manifest.engine} source and restores to {needs}, "
             f"which target {target.name!r} is not"
+        )
+
+    if options.without and not source.can_leave_out_kinds:
+        raise ConfigInvalid(
+            f"A {manifest.engine} restore cannot go without {', '.join(map(repr, options.without))}",
+            "It knows no kinds: leave --without out, or choose paths with --only",
         )
 
     def read_range(stored: StoredObject, start: int, end: int) -> bytes:

@@ -106,7 +106,7 @@ def _seal_source(vault: Vault, units: Sequence[Unit], failures: Sequence[Failure
     found = vault.checked_receipts(name, run)
     receipts = found.valid
     # No unit of the run is at work any more: what is still open was left by a killed function.
-    vault.abort_uploads(keys.backup_prefix(name, run))
+    vault.abort_uploads(keys.data_prefix(name, run))
     stored = [receipts[unit.id] for unit in units if unit.id in receipts]
     problems = _problems(vault, units, found, failures)
     backed_up = [receipt for receipt in stored if receipt.skipped is None]

@@ -98,6 +98,8 @@ class SourceSettings(Settings):
     """A server: reached by a connection, restored to one. Else it is restored to a path."""
     can_build_on_parent: ClassVar[bool] = False
     """Whether a backup may refer to objects of an earlier one, its parent."""
+    can_leave_out_kinds: ClassVar[bool] = False
+    """Whether a restore knows kinds of things that ``--without`` may name."""
 
     name: Name
     """Unique; becomes a folder in the vault and a metric dimension."""
@@ -118,6 +120,7 @@ class DatabaseSettings(SourceSettings):
     """What the server databases share."""
 
     is_server: ClassVar[bool] = True
+    can_leave_out_kinds: ClassVar[bool] = True
 
     compression_level: int = Field(1, ge=1, le=19)
     """zstd level."""
@@ -166,6 +169,8 @@ class MySqlSource(DatabaseSettings):
     """Definers of views, routines, triggers and events: keep, strip, or map to user@host."""
     non_transactional: Literal["warn", "refuse"] = "warn"
     """What to do about tables (MyISAM, Aria) that no snapshot covers."""
+    accounts: Literal["without-passwords", "with-passwords", "none"] = "without-passwords"
+    """Also write users, roles and grants as accounts.sql, where the user may read them."""
 
     @field_validator("definer")
     @classmethod

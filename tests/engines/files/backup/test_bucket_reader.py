@@ -1,5 +1,10 @@
 """Buckets as sources, on the emulated S3."""
 
+import io
+import json
+import os
+import subprocess
+import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -366,3 +371,86 @@ def test_a_pattern_that_matches_nothing_is_named(bucket: str, tmp_path: Path) ->
     with pytest.raises(ConfigInvalid, match=r"matches '\*\.jpeg'\."):
         engine.plan_restore(job)
     assert not (tmp_path / "to").exists()
+
+
+def described(bucket: str, key: str, **more: Any) -> None:
+    storage.client().put_object(
+        Bucket=bucket,
+        Key=key,
+        ContentType="text/html; charset=utf-8",
+        CacheControl="max-age=60",
+        ContentDisposition="attachment",
+        ContentEncoding="identity",
+        ContentLanguage="de",
+        Metadata={"author": "somebody", "empty": ""},
+        StorageClass="STANDARD_IA",
+        Tagging="project=one%20two&secret=no",
+        **more,
+    )
+
+
+def properties_in(vault: Path) -> dict[str, Any]:
+    """What the packs say of each object, read by Python's tarfile."""
+    found = {}
+    for pack in sorted(vault.glob("*.tar.zst")):
+        raw = subprocess.run(["zstd", "-dcq", pack], check=True, capture_output=True).stdout
+        with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
+            for member in archive:
+                text = member.pax_headers.get("SCHILY.xattr.user.stepvault.object")
+                found[member.name] = json.loads(text) if text else None
+    return found
+
+
+ALL_PROPERTIES = {
+    "ContentType": "text/html; charset=utf-8",
+    "CacheControl": "max-age=60",
+    "ContentDisposition": "attachment",
+    "ContentEncoding": "identity",
+    "ContentLanguage": "de",
+    "Metadata": {"author": "somebody", "empty": ""},
+    "StorageClass": "STANDARD_IA",
+    "Tags": {"project": "one two", "secret": "no"},
+}
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_what_an_object_has_beside_its_content_is_kept(bucket: str, tmp_path: Path) -> None:
+    described(bucket, "kept/small", Body=b"small")
+    described(bucket, "kept/medium", Body=bytes(3 << 19))
+    described(bucket, "kept/huge", Body=bytes(3 << 20))
+    storage.client().put_object(Bucket=bucket, Key="kept/plain", Body=b"plain")
+    one = source(bucket, "/kept")
+    results = run(one, tmp_path / "vault", batch_bytes=1 << 20)
+    assert [w for r in results for w in r.warnings] == []
+    parts = {f"huge.part-000{n}-of-0003": ALL_PROPERTIES for n in (1, 2, 3)}
+    kept = properties_in(tmp_path / "vault")
+    del kept["plain"]  # what an object has by default differs between S3 and the emulator
+    assert kept == {"small": ALL_PROPERTIES, "medium": ALL_PROPERTIES, **parts}
+    restored(one, results, tmp_path / "vault", tmp_path / "to")
+    for name in ("small", "medium", "huge"):
+        assert os.listxattr(tmp_path / "to" / name) == [], "files have no such thing"
+
+
+def test_without_metadata_only_the_content_is_kept(bucket: str, tmp_path: Path) -> None:
+    described(bucket, "kept/small", Body=b"small")
+    run(source(bucket, "/kept", preserve_metadata=False), tmp_path / "vault")
+    assert properties_in(tmp_path / "vault") == {"small": None}
+
+
+def test_tags_that_may_not_be_read_cost_no_object(bucket: str, tmp_path: Path) -> None:
+    class WithoutTags(Buckets):
+        """S3 as a role sees it that may not read tags."""
+
+        def _tags(self, bucket: str, key: str) -> None:
+            return None
+
+    described(bucket, "kept/small", Body=b"small")
+    one = source(bucket, "/kept")
+    results = back_up(
+        engine, one, tmp_path / "v", plan={"buckets": Buckets()}, buckets=WithoutTags()
+    )
+    assert [w for r in results for w in r.warnings] == [
+        "its tags may not be read (s3:GetObjectTagging) and are not kept (1): small"
+    ]
+    kept = {name: value for name, value in ALL_PROPERTIES.items() if name != "Tags"}
+    assert properties_in(tmp_path / "v") == {"small": kept}

@@ -60,9 +60,23 @@ class ObjectReader(Protocol):
         ...
 
     def read(
-        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+        self,
+        bucket: str,
+        key: str,
+        etag: str | None = None,
+        part: tuple[int, int] | None = None,
+        properties: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Iterator[bytes]:
         """Yield the object's bytes, or those from one offset up to another.
+
+        Args:
+            bucket: its bucket.
+            key: its key.
+            etag: the ETag that it has to have.
+            part: offsets of the first byte and after the last.
+            properties: told, before the first bytes, what else the object has (as S3's API names
+                it, JSON): ``ContentType``, ``Metadata``, ``Tags``, ``StorageClass``, … ``Tags`` is
+                None if they may not be read.
 
         Raises:
             SourceChanged: its ETag is no longer the one given.

@@ -13,6 +13,10 @@ _NO_NAMES = {"": "%2F", ".": "%2E", "..": "%2E%2E"}
 SAME_AS_FOLDER = "%"
 
 
+#: Extended attribute of a pack's member that holds what an object has beside its bytes, as JSON.
+PROPERTIES = b"user.stepvault.object"
+
+
 def path_of(key: str) -> str:
     """Return the path for a key, both below the source's prefix."""
     return "/".join(_name_of(segment) for segment in key.split("/"))

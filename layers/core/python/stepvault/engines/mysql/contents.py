@@ -157,10 +157,13 @@ class Contents:
         for table, definition, facts in self._sequences:
             statements = definitions.sequence(self._session, table, definition)
             self._add(f"{self._names.table(table)}-schema-sequence", statements, facts)
-        counters = {t.label: t.counter for t in later}
+        by_label = {t.label: t for t in later}
         for table, (definition, *more), facts in self._tables:
-            counter = counters.get(table.label, 0)
-            statements = [meaning.with_counter(definition, counter), *more]
+            now = by_label.get(table.label, table)
+            counter = now.counter
+            # ARCHIVE takes no row below its counter, and counts by itself.
+            at_creation = 0 if now.engine == "archive" and now.rows else counter
+            statements = [meaning.with_counter(definition, at_creation), *more]
             self._add(
                 f"{self._names.table(table)}-schema", statements, {**facts, "counter": counter}
             )

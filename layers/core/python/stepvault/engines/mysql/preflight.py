@@ -7,7 +7,7 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.mysql import privileges
 from stepvault.engines.mysql.session import Session
 from stepvault.engines.mysql.target import Chosen
-from stepvault.errors import StepvaultError, TargetUnsupported
+from stepvault.errors import StepvaultError, TargetUnsupported, listed
 from stepvault.records import StoredObject, Unrestored
 
 
@@ -40,8 +40,10 @@ def check(job: RestoreJob, session: Session, chosen: Chosen) -> set[str]:
     problems = list(_problems(job, session, chosen))
     if problems and not job.options.keep_going:
         raise TargetUnsupported(
-            f"{session.address} cannot take {len(problems)} of what the backup holds: "
-            + "; ".join(map(str, problems)),
+            listed(
+                f"{session.address} cannot take {len(problems)} of what the backup holds",
+                [str(problem) for problem in problems],
+            ),
             "Follow the advice at each, or pass --keep-going to restore everything else",
         )
     for problem in problems:

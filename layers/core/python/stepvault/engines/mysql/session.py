@@ -217,8 +217,8 @@ def connect(connection: Connection, database: str | None = None, target: bool = 
         )
     except (pymysql.Error, OSError) as error:
         fail(*number_and_text(error), f"{address} (user {connection.user})", "", target)
-    except RuntimeError as error:  # MySQL 8 takes a password only over TLS or with cryptography
-        raise ConfigInvalid(f"{address}: {error}", "Set the connection's tls to require") from None
+    except RuntimeError as error:  # a way to log in that needs another package
+        raise _login_needs(str(error), f"{address} (user {connection.user})") from None
     driver._read_timeout = READ_TIMEOUT  # type: ignore[attr-defined]
     _keep_alive(driver._sock)  # type: ignore[attr-defined]
     session = Session(driver, address, target)
@@ -235,6 +235,18 @@ def connect(connection: Connection, database: str | None = None, target: bool = 
         session.close()
         raise
     return session
+
+
+def _login_needs(text: str, address: str) -> ConfigInvalid:
+    """Return what the driver's demand for another package asks of the person."""
+    if "pynacl" in text.lower():
+        return ConfigInvalid(
+            f"{address}: the account logs in by ed25519, which needs the package PyNaCl",
+            "Add PyNaCl to layers/deps/requirements.in and build the layers, or give the account another"
+            " plugin: ALTER USER … IDENTIFIED VIA mysql_native_password USING PASSWORD('…')",
+        )
+    # MySQL 8 takes a password only over TLS or with the package cryptography.
+    return ConfigInvalid(f"{address}: {text}", "Set the connection's tls to require")
 
 
 def _tls(connection: Connection) -> dict[str, Any]:

@@ -9,6 +9,7 @@
     <database>.<table>-schema-triggers.sql.zst
     <database>-schema-post.sql.zst                functions, procedures, events
     <database>.<view>-schema-view.sql.zst
+    accounts.sql.zst                              users, roles and grants
     metadata, restore.sh                          plain
 
 A name that is not safe as a file name becomes ``mydumper_<n>``, as in mydumper; ``metadata`` holds
@@ -25,7 +26,7 @@ from queue import SimpleQueue
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts, Job, Stored, Stream
-from stepvault.engines.mysql import definitions, meaning, privileges, ranges
+from stepvault.engines.mysql import accounts, definitions, meaning, privileges, ranges
 from stepvault.engines.mysql.consistency import Moment, freeze, gtid_at
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
 from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
@@ -33,7 +34,7 @@ from stepvault.engines.mysql.rows import FORM, statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.session import Session, blocking, connect, server_of
 from stepvault.engines.row_digest import Sums
-from stepvault.errors import SourceBusy, SourceChanged
+from stepvault.errors import Permanent, SourceBusy, SourceChanged
 from stepvault.records import StoredObject
 from stepvault.settings import MySqlSource
 
@@ -118,6 +119,7 @@ class MySqlSnapshot:
         if self._source.tables and self._source.with_schema:
             named = (t for t in self._contents.tables if t.kind == "table")
             privileges.check_tables(control, named, {"TRIGGER"})
+        self._accounts = self._read_accounts(control)
         self.parallel = len(moment.sessions)
         for session in moment.sessions:
             self._pool.put(session)
@@ -149,6 +151,21 @@ class MySqlSnapshot:
                 )
         privileges.check(control, database, needed)
 
+    def _read_accounts(self, control: Session) -> list[Text]:
+        """Return the script of users, roles and grants, if it is wanted and may be read."""
+        source = self._source
+        if source.accounts == "none" or not source.with_schema or source.tables:
+            return []
+        try:
+            script = accounts.script(control, source.accounts == "with-passwords")
+        except Permanent as error:
+            self.warnings.append(
+                f"users and grants are not in the backup: {error.message}; "
+                'grant SELECT ON mysql.*, or set accounts = "none"'
+            )
+            return []
+        return [Text("accounts.sql.zst", script.encode(), {"kind": "accounts"})]
+
     def _connect(self) -> Session:
         session = connect(self._connection)
         self._sessions.append(session)
@@ -172,6 +189,7 @@ class MySqlSnapshot:
             for number, where in enumerate(self._ranges(table)):
                 yield Rows(f"{name}.{number:05d}.sql.zst", table, where, self)
         yield from self._contents.texts
+        yield from self._accounts
 
     def _parts(self, table: Table) -> int:
         """Return into how many ranges the table is to be cut."""

@@ -6,6 +6,10 @@ from psycopg import Connection as Session
 
 from stepvault.engines.postgres import programs, session, tables
 
+#: The newest release of each major version that the tests run with. A newer one may keep things in
+#: its catalogs that pg_dump does not know yet.
+TESTED = {14: 23, 15: 20, 16: 15, 17: 11, 18: 6}
+
 
 def of_source(holder: Session, snapshot: str, table_count: int) -> dict[str, Any]:
     """Describe the source for the receipt."""
@@ -28,7 +32,7 @@ def of_source(holder: Session, snapshot: str, table_count: int) -> dict[str, Any
     return {
         "server": "PostgreSQL",
         "server_version": session.value(holder, "SHOW server_version"),
-        "pg_dump": programs.client_version(),
+        "pg_dump": programs.client_release(),
         "database": database,
         "encoding": encoding,
         "collate": collate,
@@ -45,7 +49,7 @@ def of_source(holder: Session, snapshot: str, table_count: int) -> dict[str, Any
 
 def warnings(holder: Session) -> list[str]:
     """List what is not in the archive, or is restored otherwise than it was."""
-    lines = []
+    lines = _untested(holder.info.server_version)
     foreign = [t.label for t in tables.listed(holder, ("f",))]
     if foreign:
         lines.append(f"rows of foreign tables stay where they are: {', '.join(foreign)}")
@@ -57,3 +61,17 @@ def warnings(holder: Session) -> list[str]:
     if subscriptions != "0":
         lines.append(f"{subscriptions} subscriptions will be restored switched off")
     return lines
+
+
+def _untested(server_version: int) -> list[str]:
+    """Warn of a server that is newer than what the programs were tested with."""
+    major, minor = divmod(server_version, 10000)
+    if minor <= TESTED.get(major, -1):
+        return []
+    return [
+        f"the server is PostgreSQL {major}.{minor}, which is newer than {major}.{TESTED[major]}, the "
+        "newest that Stepvault was tested with: restore this backup once to see that all is well, "
+        "and update Stepvault, or the postgres_client layer (docs/operations.md)"
+        if major in TESTED
+        else f"Stepvault was not tested with PostgreSQL {major}"
+    ]

@@ -17,7 +17,17 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Connection, Job, Stream
-from stepvault.engines.postgres import dump, errors, facts, filters, programs, session, tables, toc
+from stepvault.engines.postgres import (
+    dump,
+    errors,
+    facts,
+    filters,
+    locks,
+    programs,
+    session,
+    tables,
+    toc,
+)
 from stepvault.engines.postgres.reader import Reader
 from stepvault.engines.postgres.snapshot import PostgresSnapshot, Watch, names_of
 from stepvault.engines.postgres.streams import SPLITS_SINCE, FileStream, TableStream, cut
@@ -34,6 +44,8 @@ SIBLING_LOCK_TIMEOUT = 1000
 _BEGIN = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 #: More tables than this are locked by the readers one by one: locks are a scarce resource.
 LOCK_AHEAD = 1000
+#: Servers of which pg_dump asks all sequences' values at once, without a lock on each.
+READS_NO_SEQUENCES = 180000
 
 
 class _TablesMoved(Exception):
@@ -124,21 +136,29 @@ class _Attempt:
         stack.callback(holder.close)
         session.set_up(holder)
         holder.execute(_BEGIN)
+        need, there = self._locks(wanted), locks.room(self.observer)
+        warnings = need.check(there)
         try:
             tables.lock(holder, self.observer, wanted.tables)
+        except psycopg.errors.OutOfMemory as error:
+            raise need.failure(there) from error
         except psycopg.errors.UndefinedTable as error:
             raise _TablesMoved(str(error).splitlines()[0]) from error
         try:
-            shared = self._share(holder, readers, wanted.tables)
+            shared = self._share(holder, readers, wanted.tables if need.ahead else ())
             frozen = self._choose(holder)
             if names_of(frozen.tables) != names_of(wanted.tables):
                 raise _TablesMoved("tables were made, renamed or dropped")
             watch = Watch(
                 holder, self.observer, names_of(frozen.tables), tables.enum_labels(holder)
             )
-            return self._snapshot(watch, shared, readers, frozen)
+            return self._snapshot(watch, shared, readers, frozen, warnings)
         except SourceBusy as busy:
             raise _TablesMoved(busy.message) from busy
+        except SourceUnsupported as error:
+            if "out of shared memory" in error.message:
+                raise need.failure(there) from error
+            raise
 
     def _choose(self, opened: Session) -> tables.Wanted:
         """Choose the source's tables, and the extensions' whose rows pg_dump is to read."""
@@ -148,6 +168,19 @@ class _Attempt:
             return wanted
         configured = tables.choose(tables.configured(opened), (), source.exclude_tables)
         return replace(wanted, configured=configured.tables, unread=configured.left_out)
+
+    def _locks(self, wanted: tables.Wanted) -> locks.Need:
+        """Count the locks that this backup takes."""
+        count = len(wanted.tables)
+        readers = self.job.connections
+        sequences = 0
+        if self.observer.info.server_version < READS_NO_SEQUENCES:
+            query = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_class WHERE relkind = 'S'"
+            sequences = int(session.value(self.observer, query))
+        ahead = locks.Need(count, sequences, readers)
+        if count > LOCK_AHEAD or not locks.room(self.observer).holds(ahead.locks):
+            return locks.Need(count, sequences, 0)
+        return ahead
 
     def _start_readers(self, stack: ExitStack) -> list[Reader]:
         """Connect the readers beforehand, so that little time passes between lock and lock."""
@@ -169,7 +202,7 @@ class _Attempt:
             SourceBusy: a statement came in between; it waits for us, so we must begin again.
         """
         begin = f"{_BEGIN};\nSET LOCAL lock_timeout = {SIBLING_LOCK_TIMEOUT};\n".encode()
-        if 0 < len(locked) <= LOCK_AHEAD:
+        if locked:
             begin += tables.lock_statement(locked) + b";\n"
         for reader in readers:
             reader.send(begin)
@@ -180,7 +213,12 @@ class _Attempt:
         return shared
 
     def _snapshot(
-        self, watch: Watch, shared: str, readers: Sequence[Reader], frozen: tables.Wanted
+        self,
+        watch: Watch,
+        shared: str,
+        readers: Sequence[Reader],
+        frozen: tables.Wanted,
+        warnings: list[str],
     ) -> PostgresSnapshot:
         """Read all but the rows, which are read later, as streams."""
         holder, source = watch.holder, self.source
@@ -188,7 +226,7 @@ class _Attempt:
         work = dump.Dump(self.job, source, self.connection, self.children)
         work.check_scratch(holder)
         lost = filters.losses(holder, frozen.tables, frozen.left_out, source)
-        archive, files, warnings = work.run(shared, frozen, lost, SIBLING_LOCK_TIMEOUT)
+        archive, files, messages = work.run(shared, frozen, lost, SIBLING_LOCK_TIMEOUT)
         # pg_dump locks these late. A lock of ours before the snapshot would not do: pg_dump
         # would wait without end behind a TRUNCATE that waits for us.
         if tables.files(holder, frozen.configured) != tables.files(
@@ -196,7 +234,7 @@ class _Attempt:
         ):
             raise _TablesMoved("an extension's table was emptied, rewritten or dropped")
         filters.apply(archive, lost)
-        warnings += [*lost.warnings, *facts.warnings(holder)]
+        warnings += [*messages, *lost.warnings, *facts.warnings(holder)]
         # The foreign keys of extensions' tables are there before their rows: pg_dump sorts these,
         # but does not tell pg_restore.
         archive.load_in_turn()

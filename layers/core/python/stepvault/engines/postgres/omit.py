@@ -73,6 +73,11 @@ def asked(job: RestoreJob, entries: Sequence[Entry]) -> list[Entry]:
     return list(entries)
 
 
+def without(job: RestoreJob, entries: Sequence[Entry]) -> list[Entry]:
+    """Leave out what the options name, as ``asked`` does, without a report."""
+    return asked(replace(job, unrestored=lambda _: None), entries)
+
+
 def leave_out(
     job: RestoreJob,
     entries: Sequence[Entry],

@@ -19,7 +19,7 @@ from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import errors, omit, progress, target
-from stepvault.engines.postgres.script import MOST, Script
+from stepvault.engines.postgres.script import Script
 from stepvault.engines.postgres.toc import SECTION_POST_DATA, Entry, privileges_last
 from stepvault.errors import OutOfTime, Transient
 
@@ -37,7 +37,7 @@ class Parts:
 
     parallel: list[Entry]
     """Indexes and constraints to make in parallel."""
-    in_turn: list[tuple[list[Entry], int]]
+    in_turn: list[tuple[list[Entry], int | None]]
     """What is made after them, in this order, with how many at most in one transaction."""
     event_triggers: list[Entry]
     """What comes last, so that it sees nothing of the restore."""
@@ -66,9 +66,9 @@ def split(entries: Sequence[Entry], ids: Collection[int]) -> Parts:
     return Parts(
         parallel,
         [
-            ([e for e in rest if e.dump_id in needed - keys], MOST),
+            ([e for e in rest if e.dump_id in needed - keys], None),
             ([e for e in rest if e.dump_id in keys], _KEYS_AT_ONCE),
-            (privileges_last(others), MOST),
+            (privileges_last(others), None),
             (contents, 1),
         ],
         [e for e in mine if e.dump_id in last],

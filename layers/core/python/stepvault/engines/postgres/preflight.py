@@ -16,7 +16,7 @@ from psycopg import sql
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import omit, selection, session, target
 from stepvault.engines.postgres.toc import Entry
-from stepvault.errors import TargetMissing, TargetUnsupported
+from stepvault.errors import TargetMissing, TargetUnsupported, listed
 from stepvault.records import Unrestored
 
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s",;()]+)'
@@ -109,8 +109,10 @@ def _refusal(opened: Session, found: Sequence[Obstacle]) -> TargetUnsupported | 
     if any(o.kind == "owner" for o in found):
         ways = "Give that role the privilege, or name another owner"
     return TargetUnsupported(
-        f"database {opened.info.dbname} cannot take all of the backup: "
-        + "; ".join(map(str, found)),
+        listed(
+            f"database {opened.info.dbname} cannot take all of the backup",
+            [str(obstacle) for obstacle in found],
+        ),
         f"{ways}, which restores all else and lists what it could not" if options else ways,
     )
 

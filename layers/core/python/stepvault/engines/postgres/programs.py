@@ -43,13 +43,22 @@ def client_version() -> int:
     return _version(find("pg_dump"))
 
 
-@cache
+def client_release() -> str:
+    """Ask the pg_dump on PATH for its whole version, ``18.6``."""
+    return _release(find("pg_dump"))
+
+
 def _version(path: str) -> int:
+    return int(_release(path).split(".")[0])
+
+
+@cache
+def _release(path: str) -> str:
     answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     match = re.search(r"(\d+)(\.\d+)?", answer)
     if match is None:
         raise SourceUnsupported(f"{path} --version says {answer.strip()!r}, not a version", _FIX)
-    return int(match[1])
+    return match[0]
 
 
 def dsn(connection: Connection, scratch: Path, database: str | None = None) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import errors, omit, programs, progress, session, target
+from stepvault.engines.postgres import errors, locks, omit, programs, progress, target
 from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import OutOfTime, StepvaultError, Transient
 
@@ -51,7 +51,7 @@ class Script:
         self._first = ""
 
     def run(
-        self, opened: Session, entries: Sequence[Entry], first: str = "", most: int = MOST
+        self, opened: Session, entries: Sequence[Entry], first: str = "", most: int | None = None
     ) -> None:
         """Run the entries that are not noted yet.
 
@@ -59,7 +59,7 @@ class Script:
             opened: a session in the target.
             entries: what to restore, in this order.
             first: SQL to run before, in the first transaction.
-            most: entries of one transaction.
+            most: entries of one transaction; ``MOST`` unless given.
 
         Raises:
             StepvaultError: an entry failed, and the restore is not to keep going.
@@ -67,7 +67,7 @@ class Script:
         self._first = first
         done = set() if first else progress.done(opened, self._restore)
         todo = [e for e in entries if progress.steps([e.dump_id])[0] not in done]
-        limit = max(1, min(most, room_for_locks(opened) // _SHARE))
+        limit = max(1, min(most or MOST, locks.room(opened).locks // _SHARE))
         version = opened.info.server_version
         for _, group in groupby(todo, key=_privileged):
             alike = list(group)
@@ -170,18 +170,6 @@ class Script:
             if owner != "none" and not any(map(_privileged, entries)):
                 options.append(f"--role={owner}")
         return ["pg_restore", *options, str(self._folder)]
-
-
-def room_for_locks(opened: Session) -> int:
-    """Ask the target how many locks it has room for, at least."""
-    return int(
-        session.value(
-            opened,
-            "SELECT pg_catalog.current_setting('max_locks_per_transaction')::pg_catalog.int8"
-            " * (pg_catalog.current_setting('max_connections')::pg_catalog.int8"
-            " + pg_catalog.current_setting('max_prepared_transactions')::pg_catalog.int8)",
-        )
-    )
 
 
 def for_server(server_version: int, text: bytes) -> Iterator[bytes]:

@@ -35,7 +35,13 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
         return entries
     parents = _parents(entries)
     chosen = _tables(entries, only, parents)
+    # Rows come after those of extensions' tables, and are as well without them.
+    rows = {e.dump_id for e in entries if e.kind == b"TABLE DATA"}
     known = {e.dump_id: _alone(e, parents, chosen) for e in entries}
+    for dump_id in rows & known.keys():
+        entry = known[dump_id]
+        others = [d for d in entry.dependencies if d not in rows]
+        known[dump_id] = replace(entry, dependencies=others)
     unchosen = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
     _require_dependencies(entries, chosen, unchosen, known)
     kept = {e.dump_id for e in entries if e.kind in SETTINGS} | chosen
@@ -45,7 +51,7 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
     while growing:
         growing = False
         for entry in entries:
-            if entry.dump_id in kept or not kept.intersection(entry.dependencies):
+            if entry.dump_id in kept or not kept.intersection(known[entry.dump_id].dependencies):
                 continue
             if entry.section == SECTION_PRE_DATA and entry.kind not in _COMPANIONS:
                 continue

@@ -244,6 +244,7 @@ def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
     Raises:
         SourceBusy: the lock could not be had in time; names the statement that holds it.
         psycopg.errors.UndefinedTable: one of them has just been dropped or renamed.
+        psycopg.errors.OutOfMemory: the server has no room for so many locks.
     """
     if not tables:
         return
@@ -251,7 +252,11 @@ def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
         opened.execute(lock_statement(tables))
     except psycopg.errors.LockNotAvailable:
         raise blocked(watcher, tables) from None
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.OutOfMemory,
+    ):
         raise
     except psycopg.Error as error:
         raise errors.from_server(error, "cannot lock the tables") from error

@@ -23,6 +23,7 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import (
     errors,
     extension_tables,
+    omit,
     programs,
     progress,
     selection,
@@ -55,7 +56,7 @@ def differences(job: RestoreJob) -> list[str]:
 
 def _differences(job: RestoreJob) -> list[str]:
     archive = read_toc(job)
-    chosen = selection.choose(archive, job.options.only)
+    chosen = omit.without(job, selection.choose(archive, job.options.only))
     with target.connect(job) as opened:
         try:
             found = _rows(job, opened, chosen)
@@ -82,7 +83,7 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
     there = {t.label: t for t in tables.listed(opened) if t.schema != progress.SCHEMA.encode()}
     root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
     roots = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
-    if job.options.only:
+    if job.options.only or job.options.without:
         made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
         expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
         there = {k: v for k, v in there.items() if k in expected}

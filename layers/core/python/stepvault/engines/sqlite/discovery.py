@@ -87,8 +87,8 @@ def find_files(path: str, exclude: Sequence[str] = ()) -> Found:
             size = one.stat().st_size
         return Found([DatabaseFile(shown(path), one.name, size, one)])
     root, below = split_pattern(path)
-    if not Path(root).is_dir():
-        raise from_system(FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)), root)
+    with reading(shown(root)):
+        Path(root).stat()
     found = Found()
     by_inode: dict[tuple[int, int], DatabaseFile] = {}
     for relative in _walk(root, Pattern(below), Exclusion(exclude), found):
@@ -96,12 +96,10 @@ def find_files(path: str, exclude: Sequence[str] = ()) -> Found:
         try:
             status = file.stat()
         except OSError as error:
-            if file.is_symlink():
-                found.leave_out(
-                    shown(file), f"is a link to {shown(file.readlink())}, {_why(error)}"
-                )
-            elif error.errno != errno.ENOENT:  # else it is gone since it was listed
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise from_system(error, shown(file)) from error
+            if file.is_symlink():  # else it is gone since it was listed
+                found.leave_out(shown(file), f"is a link to nothing, {shown(file.readlink())}")
             continue
         first = by_inode.setdefault(
             (status.st_dev, status.st_ino),
@@ -210,7 +208,7 @@ def _walk(root: str, pattern: Pattern, exclusion: Exclusion, found: Found) -> It
         for entry in entries:
             relative = f"{folder}/{entry.name}" if folder else entry.name
             after = pattern.enter(state, entry.name)
-            is_folder = Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
+            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
             if not after or exclusion.excludes(relative, folder=is_folder):
                 continue
             if not is_folder:
@@ -241,10 +239,6 @@ def _is_ours(name: str, beside: set[str]) -> bool:
 
 def _is_companion(name: str, beside: set[str]) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in beside for end in COMPANIONS)
-
-
-def _why(error: OSError) -> str:
-    return "which does not exist" if error.errno == errno.ENOENT else str(error.strerror).lower()
 
 
 def _nothing(path: str, exclude: Sequence[str], found: Found) -> SourceMissing:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.sqlite.errors import primary_code
+from stepvault.engines.sqlite.errors import primary_code, writing
 from stepvault.engines.sqlite.paths import PARTIAL, is_pattern, shown, unquoted
 from stepvault.engines.sqlite.session import COMPANIONS, LOGS, companion, open_file
 from stepvault.errors import (
@@ -57,7 +57,8 @@ def placements(job: RestoreJob, names: Collection[str] | None = None) -> list[Pl
         chosen = _chosen(job)
     else:
         chosen = [(s, _relative(s)) for s in job.objects if s.name in names]
-    folder = target if is_pattern(job.source.path) or target.is_dir() else None
+    with writing(shown(target)):
+        folder = target if is_pattern(job.source.path) or target.is_dir() else None
     if len({relative if folder else "" for _, relative in chosen}) < len(chosen):
         raise BackupTampered(
             "the backup says that two of its databases lie at one place",
@@ -167,14 +168,16 @@ def check_space(job: RestoreJob, chosen: Sequence[StoredObject]) -> None:
         TargetMissing, SourceDenied: naming the folder.
     """
     target = _target(job)
-    folder = target if target.is_dir() else target.parent
-    if not folder.is_dir():
-        raise TargetMissing(f"folder {folder} does not exist", "create it, or check the mount")
+    with writing(shown(target)):
+        folder = target if target.is_dir() else target.parent
+        if not folder.is_dir():
+            raise TargetMissing(f"folder {folder} does not exist", "create it, or check the mount")
+        free = shutil.disk_usage(folder).free
     if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise SourceDenied(
             f"folder {folder} may not be written", "let the function's user write it"
         )
-    free, needed = shutil.disk_usage(folder).free, sum(stored.raw_bytes for stored in chosen)
+    needed = sum(stored.raw_bytes for stored in chosen)
     if free < needed:
         raise TargetMissing(
             f"{folder} has {free >> 20} MiB free and the restore needs {needed >> 20} MiB",
@@ -293,7 +296,7 @@ def rights_for(placement: Placement) -> Rights | None:
         return None
     try:
         rights = Rights(int(facts["mode"], 8), int(facts["uid"]), int(facts["gid"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         rights = Rights(-1, -1, -1)
     if not (
         0 <= rights.mode <= 0o777 and all(0 <= i < 2**32 - 1 for i in (rights.uid, rights.gid))

@@ -29,11 +29,11 @@ def differences(job: RestoreJob) -> list[str]:
 
 def _differences(placement: Placement) -> list[str]:
     place = placement.place
-    if not place.exists():
-        return ["missing"]
-    if has_logs(place):
-        return ["in use since the restore (it has a -wal or -journal)"]
     try:
+        if not place.exists():
+            return ["missing"]
+        if has_logs(place):
+            return ["in use since the restore (it has a -wal or -journal)"]
         with closing(_open_unused(place)) as connection:
             lines = examine(connection, "integrity_check", _SIGNS_OF_DAMAGE).damage
             equal = _has_content(connection, placement)
@@ -49,9 +49,9 @@ def _differences(placement: Placement) -> list[str]:
 def is_restored(placement: Placement) -> bool:
     """Tell whether the database is at its place already, whole and unused."""
     place = placement.place
-    if place.is_symlink() or not place.is_file() or has_logs(place):
-        return False
     try:
+        if place.is_symlink() or not place.is_file() or has_logs(place):
+            return False
         with closing(_open_unused(place)) as connection:
             return _has_content(connection, placement)
     except (sqlite3.Error, OSError, StepvaultError):

@@ -1,10 +1,12 @@
 """Reads the objects of a bucket, small ones ahead."""
 
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
+from typing import Any
 
 from stepvault.engines.base import Buffer, ObjectReader
 from stepvault.engines.files.backup.bucket_walk import MODE, Object, parse_record
@@ -12,7 +14,7 @@ from stepvault.engines.files.backup.pack import HELD, Member
 from stepvault.engines.files.format import index, listing, tar
 from stepvault.engines.files.format.digests import HoleDigest
 from stepvault.engines.files.tree.warnings import Warnings
-from stepvault.engines.object_paths import bucket_and_prefix
+from stepvault.engines.object_paths import PROPERTIES, bucket_and_prefix
 from stepvault.errors import SourceChanged, SourceDenied, SourceMissing
 from stepvault.settings import FilesSource
 
@@ -94,8 +96,9 @@ class BucketReader:
         """
         name = f"s3://{self._bucket}/{known.key}"
         ends = part.start, part.end
+        properties: dict[str, Any] = {}
         chunks = _exactly(
-            self._buckets.read(self._bucket, known.key, known.etag, ends),
+            self._buckets.read(self._bucket, known.key, known.etag, ends, properties.update),
             part.end - part.start,
             name,
         )
@@ -114,6 +117,7 @@ class BucketReader:
         member.kind, member.name = index.PIECE, part.name(path)
         member.link, member.digest = b"%d-%d" % ends, digest.hexdigest
         member.content = _hashed(chain([first], chunks), part.start, digest)
+        member.xattrs = self._as_attribute(path, properties)
         return member
 
     def _look(self, key: str) -> Object | None:
@@ -125,8 +129,9 @@ class BucketReader:
         return None
 
     def _as_member(self, path: bytes, known: Object) -> Member:
+        properties: dict[str, Any] = {}
         chunks = _exactly(
-            self._buckets.read(self._bucket, known.key, known.etag),
+            self._buckets.read(self._bucket, known.key, known.etag, None, properties.update),
             known.size,
             f"s3://{self._bucket}/{known.key}",
         )
@@ -134,7 +139,19 @@ class BucketReader:
         small = known.size <= HELD
         member = self._described(path, known, known.size)
         member.content = b"".join(chunks) if small else chain([next(chunks)], chunks)
+        member.xattrs = self._as_attribute(path, properties)
         return member
+
+    def _as_attribute(self, path: bytes, properties: dict[str, Any]) -> tar.Xattrs:
+        """Return what an object has beside its bytes, as it is kept with them."""
+        if "Tags" in properties and properties["Tags"] is None:
+            self._warnings.add(
+                "its tags may not be read (s3:GetObjectTagging) and are not kept", path
+            )
+            del properties["Tags"]
+        if not properties or not self._source.preserve_metadata:
+            return ()
+        return ((PROPERTIES, json.dumps(properties, sort_keys=True).encode()),)
 
     @staticmethod
     def _described(path: bytes, known: Object, size: int) -> Member:

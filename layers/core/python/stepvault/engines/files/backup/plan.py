@@ -11,7 +11,8 @@ with the number of files. The rooms, in order; none is entered twice:
 5. ``unchanged``: their index lines are laid aside, the other entries go on
 6. ``hard_links``: the names of one file are brought together
 7. ``batches``: what is to be stored is dealt out into batches of equal size
-8. ``units``: a listing for each batch, for the directories and for the unchanged lines
+8. ``units``: a listing for each batch, for the directories and for the unchanged lines, after a look
+   at the ``mounts`` of the previous backup
 
 Each unit is then stored by itself: ``snapshot`` opens it, ``directory_reader`` (or
 ``bucket_reader``) reads its entries, ``pack`` writes them and their index.
@@ -26,7 +27,6 @@ from stepvault.engines.base import PlanJob, UnitDraft
 from stepvault.engines.files.backup import bucket_walk, units
 from stepvault.engines.files.backup.batches import Batches, Record
 from stepvault.engines.files.backup.hard_links import HardLinks
-from stepvault.engines.files.backup.mounts import mounts_to_expect
 from stepvault.engines.files.backup.parent import parent_of
 from stepvault.engines.files.backup.same_content import SameContent
 from stepvault.engines.files.backup.unchanged import Unchanged
@@ -62,13 +62,11 @@ def plan(job: PlanJob) -> Iterator[UnitDraft]:
     warnings = Warnings()
     with closing(HardLinks()) as links:
         with _opened(job, warnings) as source:
-            parent = parent_of(job, warnings)
-            unchanged = Unchanged(parent, source.content, links)
+            unchanged = Unchanged(parent_of(job, warnings), source.content, links)
             batches = Batches(job.batch_bytes, job.batch_files, source.record)
             batches.fill(unchanged.left_out_of(source.entries), links)
         unchanged.withdraw(links.withdrawn())
-    mounts = mounts_to_expect(job.source, parent, warnings)
-    yield from units.drafts(batches, unchanged, mounts, warnings)
+    yield from units.drafts(job.source, batches, unchanged, warnings)
 
 
 @contextmanager

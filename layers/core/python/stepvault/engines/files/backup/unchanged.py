@@ -30,19 +30,19 @@ class Unchanged:
     ) -> None:
         self.files = 0
         """How many the lines describe, directories excluded."""
-        self._parent = parent
+        self.parent = parent
         self._content = content
         self._links = links
         self._lines = Records(b"\n")
 
     def left_out_of(self, stretches: Iterable[list[Entry]]) -> Iterator[list[Entry]]:
         """Yield the entries that the previous backup does not hold; the lines of the others are kept."""
-        if self._parent is None:
+        if self.parent is None:
             yield from stretches
             return
         changed_of = self._content.changed if self._content else Parent.changed
         for stretch in stretches:
-            changed, lines = changed_of(self._parent, stretch)
+            changed, lines = changed_of(self.parent, stretch)
             if linked := [e for e in stretch if e.links > 1 and e.kind != DIRECTORY]:
                 self._keep_linked(linked, lines)
             self._lines.extend(lines)
@@ -61,7 +61,7 @@ class Unchanged:
     def withdraw(self, numbers: Iterator[int]) -> None:
         """Drop the lines of those numbers, ascending: their files are stored again."""
         withdrawn = next(numbers, None)
-        if withdrawn is None or self._parent is None:
+        if withdrawn is None or self.parent is None:
             return
         kept, self._lines = self._lines, Records(b"\n")
         for number, line in enumerate(kept):
@@ -69,7 +69,7 @@ class Unchanged:
                 self._lines.add(line + b"\n")
                 continue
             withdrawn = next(numbers, None)
-            self._parent.withdraw(line)
+            self.parent.withdraw(line)
             self.files -= 1
 
     @property
@@ -80,13 +80,13 @@ class Unchanged:
     def whole_backup(self, mounts: list[bytes]) -> list[StoredObject]:
         """Return the objects of the previous backup, if it describes the source as a whole; else none."""
         # What was compared by content may have other times.
-        if self._parent is None or self._content or self._parent.mounts != set(mounts):
+        if self.parent is None or self._content or self.parent.mounts != set(mounts):
             return []
-        return self._parent.whole(self.files)
+        return self.parent.whole(self.files)
 
     def packs(self) -> dict[str, dict[str, Any]]:
         """Return the packs that the lines point at, for the unit's head."""
-        return self._parent.packs() if self._parent else {}
+        return self.parent.packs() if self.parent else {}
 
     def frames(self) -> Iterator[bytes]:
         """All lines, as zstd frames."""

@@ -8,9 +8,11 @@ from itertools import chain
 from stepvault.batching import Batch
 from stepvault.engines.base import WHOLE, UnitDraft
 from stepvault.engines.files.backup.batches import Batches, sort_key
+from stepvault.engines.files.backup.mounts import mounts_to_expect
 from stepvault.engines.files.backup.unchanged import UNCHANGED, Unchanged
 from stepvault.engines.files.format import index, listing
 from stepvault.engines.files.tree.warnings import Warnings
+from stepvault.settings import FilesSource
 
 #: A source of fewer bytes is one unit with one pack, directories included.
 _ONE_PACK = 64 << 20
@@ -23,9 +25,10 @@ _Unit = tuple[listing.Head, Iterable[bytes], int, int]
 
 
 def drafts(
-    batches: Batches, unchanged: Unchanged, mounts: list[bytes], warnings: Warnings
+    source: FilesSource, batches: Batches, unchanged: Unchanged, warnings: Warnings
 ) -> Iterator[UnitDraft]:
     """Yield the units as drafts; the first one carries mounts and warnings of the walk."""
+    mounts = mounts_to_expect(source, unchanged.parent, warnings)
     lines, places = warnings.lines(), [*map(index.as_text, mounts)]
     for head, frames, size, files in _units(batches, unchanged, mounts):
         full = replace(head, warnings=lines, mounts=places)

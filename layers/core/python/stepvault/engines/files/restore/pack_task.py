@@ -18,6 +18,7 @@ from stepvault.engines.files.restore.staging import Staging
 from stepvault.engines.files.restore.stored import Backup, Lines
 from stepvault.engines.files.restore.target import Target
 from stepvault.engines.files.tree.selection import Selection
+from stepvault.engines.object_paths import PROPERTIES
 from stepvault.errors import BackupTampered, OutOfTime, TargetNotEmpty
 
 _HOLES = (index.SPARSE, index.PIECE, index.SPARSE_HARD_LINK)
@@ -147,6 +148,8 @@ class PackTask:
         digest = xattrs_digest(xattrs) if xattrs else index.NONE
         if digest != line.xattrs:
             raise self._differs(line)
+        # What only objects have means nothing to files.
+        xattrs[:] = [one for one in xattrs if one[0] != PROPERTIES]
         match line.kind:
             case index.FILE | index.SPARSE:
                 self._stage_file(member, self._staging.existing(folder), name)

@@ -9,7 +9,7 @@ from stepvault.engines.files.paths import show
 from stepvault.engines.files.restore.failures import Failures
 from stepvault.engines.files.tree.selection import Selection
 from stepvault.engines.object_paths import is_bucket
-from stepvault.errors import ConfigInvalid, TargetUnsupported
+from stepvault.errors import ConfigInvalid, TargetUnsupported, listed
 
 _NAMED = 20
 _NAME_MAX = 255
@@ -87,7 +87,7 @@ class Preflight:
                 failures.report("owner", owner, reason)
         elif problems := [*self._names_too_long(), *self._unknown_owners()]:
             raise TargetUnsupported(
-                f"{str(self._job.path)!r} cannot take all of the backup: {'; '.join(problems)}",
+                listed(f"{str(self._job.path)!r} cannot take all of the backup", problems),
                 "Say --keep-going to restore all else and see a list",
             )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from stepvault.engines.files.paths import ROOT, join, show, split
+from stepvault.engines.files.paths import ROOT, show, split
 from stepvault.engines.files.tree.handles import Tree
 from stepvault.errors import BackupTampered, SourceDenied, TargetNotEmpty
 
@@ -56,10 +56,11 @@ class Target(Tree):
             return self.directory(path)
         except OSError:
             pass  # missing, or something is in the way: the loop tells where
-        reached = ROOT
-        for name in path.split(b"/"):
-            above, reached = reached, join(reached, name)
-            self._make_one(above, name)
+        missing = [path]
+        while (above := split(missing[-1])[0]) != ROOT and not self.has_open(above):
+            missing.append(above)
+        for reached in reversed(missing):
+            self._make_one(*split(reached))
             try:
                 descriptor = self.directory(reached)
             except OSError as error:

@@ -43,6 +43,8 @@ def differences(job: RestoreJob) -> list[str]:
     """
     if job.path is None:
         raise TargetMissing("no directory to compare is given", "Name one with --to")
+    for what in _not_compared(job):
+        job.not_compared(what)
     plain = FilesSource(
         name=job.source.name, engine="files", path=str(job.path), allow_unreadable=True
     )
@@ -51,6 +53,19 @@ def differences(job: RestoreJob) -> list[str]:
     with Tree(job.path) as tree:
         comparison = _Comparison(job, tree, selection, _with_other_names(lines))
         return list(comparison.run(map(index.parse, lines), walk(tree, plain, Warnings())))
+
+
+def _not_compared(job: RestoreJob) -> Iterator[str]:
+    """Yield each kind of thing that the comparison does not look at."""
+    yield "access and creation times, and flags of files (chattr)"
+    if not job.source.preserve_metadata:
+        yield "modes, times, owners and extended attributes (preserve_metadata is false)"
+    elif job.options.owner == "none" or os.geteuid() != 0:
+        yield "owners and extended attributes (only root restores all of them)"
+    if is_bucket(job.source.path):
+        yield "what objects have beside their content (type, metadata, tags, storage class)"
+    if job.options.only or job.options.overwrite:
+        yield "what the target holds beside the backup"
 
 
 def _with_other_names(lines: Iterable[bytes]) -> Iterator[Place]:
@@ -72,7 +87,7 @@ class _Comparison:
         self._metadata = job.source.preserve_metadata
         self._owner = self._metadata and job.options.owner != "none" and os.geteuid() == 0
         self._extras = selection.everything and not job.options.overwrite
-        self._no_directories = is_bucket(job.source.path)
+        self._of_bucket = is_bucket(job.source.path)
         self._inodes: dict[Place, tuple[int, int] | None] = dict.fromkeys(linked)
         """Of each file with hard links, once one of its names was seen."""
 
@@ -86,7 +101,7 @@ class _Comparison:
                 yield f"{show(line.path)}: missing"
                 line = next(lines, None)
             elif entry and (line is None or there != wanted):
-                if self._extras and not (entry.kind == DIRECTORY and self._no_directories):
+                if self._extras and not (entry.kind == DIRECTORY and self._of_bucket):
                     yield f"{show(entry.path)}: not in the backup"
                 entry = next(entries, None)
             elif line and entry:
@@ -126,6 +141,8 @@ class _Comparison:
             return
         if not same_owner:
             yield f"owner {entry.uid}:{entry.gid}, not {line.uid}:{line.gid}"
+        if self._of_bucket:  # those of the line are an object's
+            return
         parent, name = split(entry.path)
         xattrs = xattrs_at(self._tree.directory(parent), name)
         if (xattrs_digest(xattrs) if xattrs else index.NONE) != line.xattrs:

@@ -78,6 +78,10 @@ class Tree:
             self._keep(inside, descriptor)
         return descriptor
 
+    def has_open(self, path: bytes) -> bool:
+        """Return whether a descriptor of that directory is kept open."""
+        return path in self._open
+
     def _enter(self, path: bytes, name: bytes, parent: int) -> int:  # noqa: ARG002
         """Open a directory; its path is for those that override this."""
         return os.open(name, self._flags, dir_fd=parent)

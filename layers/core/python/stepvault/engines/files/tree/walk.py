@@ -7,6 +7,7 @@ ascending ``tree.walk_key``. An index is in the same order, so the two can be me
 import heapq
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -118,6 +119,8 @@ class _Walk:
         self._exclude = Globs(source.exclude)
         self._include = Globs(source.include)
         self._levels: list[_Level] = []
+        self._on_the_way: Counter[tuple[int, int]] = Counter()
+        """Directories that are being walked, by identity; only if links are followed."""
         far = is_network(os.fstat(tree.directory(ROOT)).st_dev)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="status") if far else None
 
@@ -134,7 +137,9 @@ class _Walk:
         while self._levels:
             part = next(self._levels[-1].children, None)
             if part is None:
-                self._levels.pop()
+                left = self._levels.pop()
+                if self._follow:
+                    self._on_the_way[left.identity] -= 1
                 continue
             stretch, directory, wanted = part
             if stretch and self._include:
@@ -148,7 +153,12 @@ class _Walk:
 
     def _pending(self) -> Iterator[Fields]:
         """Yield the directories above that were held back until something in them matched."""
-        for depth, level in enumerate(self._levels):
+        # Above one that was given out all have been, too.
+        first = len(self._levels)
+        while first and self._levels[first - 1].pending:
+            first -= 1
+        for depth in range(first, len(self._levels)):
+            level = self._levels[depth]
             if level.pending:
                 yield tuple(level.pending)
                 self._levels[depth] = level._replace(pending=None)
@@ -156,12 +166,11 @@ class _Walk:
     def _descend(self, directory: Entry, wanted: bool, *, pending: bool) -> None:
         if self._levels and directory.device != self._levels[-1].identity[0]:
             self._note_mount(directory.path)
+        identity = directory.device, directory.inode
+        if self._follow:
+            self._on_the_way[identity] += 1
         self._levels.append(
-            _Level(
-                self._children(directory.path, wanted),
-                (directory.device, directory.inode),
-                directory if pending else None,
-            )
+            _Level(self._children(directory.path, wanted), identity, directory if pending else None)
         )
 
     def _note_mount(self, path: bytes) -> None:
@@ -268,7 +277,7 @@ class _Walk:
         except OSError:
             self._warnings.add("a link that leads nowhere, kept as a link", path)
             return LINK, link
-        if (status.st_dev, status.st_ino) in {level.identity for level in self._levels}:
+        if self._on_the_way[status.st_dev, status.st_ino]:
             self._warnings.add("a link that leads in a circle, kept as a link", path)
             return LINK, link
         return _KINDS.get(stat.S_IFMT(status.st_mode)), status
