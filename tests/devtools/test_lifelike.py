@@ -21,8 +21,12 @@ def test_traffic_that_cannot_begin_raises_its_own_error() -> None:
 def test_traffic_that_dies_under_way_fails_the_block(tmp_path: Path) -> None:
     path = tmp_path / "tickets.sqlite"
     lifelike.make_tickets(path, rows=1)
+    with pytest.raises(RuntimeError, match=r"traffic's process failed(.|\n)*no such table"):
+        write_until_the_table_is_gone(path)
+
+
+def write_until_the_table_is_gone(path: Path) -> None:
     with (
-        pytest.raises(RuntimeError, match=r"traffic's process failed(.|\n)*no such table"),
         lifelike.Traffic(None, path) as traffic,
         closing(sqlite3.connect(path, timeout=30)) as connection,
     ):
