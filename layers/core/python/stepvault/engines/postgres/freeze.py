@@ -252,7 +252,7 @@ class _Attempt:
             children=self.children,
             watch=watch,
             archive=archive,
-            to_read=[*rows, *files, *work.globals(database, warnings)],
+            to_read=[*rows, *files, *work.globals(holder, database, warnings)],
         )
 
     @staticmethod
