@@ -12,7 +12,7 @@ FIND_PYTHON = for p in python3.13 python3 $$(ls -d $${PYENV_ROOT:-$$HOME/.pyenv}
 	if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 13))' 2>/dev/null; then echo $$p; exit; fi; done; \
 	echo "Stepvault needs Python 3.13: install it, or 'pyenv install 3.13'" >&2; exit 1
 
-.PHONY: help setup demo test check bench synth clean layers system
+.PHONY: help setup demo test unit coverage servers check lint types imports lock docs bench synth clean layers system
 
 help:  ## What can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,9 @@ $(UV): infra/uv.txt
 	@python=$$($(FIND_PYTHON)); rm -rf build/uv; $$python -m venv build/uv; \
 	build/uv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r infra/uv.txt; touch $@
 
-GROUPS := layers/deps/requirements.txt cli/requirements.txt infra/requirements.txt tests/requirements.txt layers/postgres_client/requirements.txt
+# Installed into .venv together, so each agrees with those before it on what they share.
+TOGETHER := layers/deps cli infra tests docs
+GROUPS := $(TOGETHER:%=%/requirements.txt) layers/postgres_client/requirements.txt
 .venv/.ready: $(UV) $(GROUPS)
 	@$(UV) venv --quiet --clear --python $$($(FIND_PYTHON)) .venv
 	@$(INSTALL) --compile-bytecode --python .venv $(addprefix -r ,$(GROUPS))
@@ -30,6 +32,14 @@ GROUPS := layers/deps/requirements.txt cli/requirements.txt infra/requirements.t
 	@touch $@
 
 setup: .venv/.ready  ## Install what development needs
+
+# Versions that are locked already stay, unless UPGRADE=1.
+LOCK = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
+ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/servers/postgres15
+lock: $(UV)  ## Make every hashed requirements file anew from its .in (UPGRADE=1: newest versions)
+	@agree=; for group in $(TOGETHER) bench; do \
+	  $(LOCK) $$agree $$group/requirements.in -o $$group/requirements.txt; agree="$$agree -c $$group/requirements.txt"; done
+	@for file in $(ALONE); do $(LOCK) $$file.in -o $$file.txt; done
 
 # --- infrastructure: layers without Docker, the CDK ---------------------------------------------
 ARCH ?= arm64
@@ -63,18 +73,48 @@ system:
 	  if [ -n "$$made" ]; then rm $$policy; fi; \
 	fi
 
-check: .venv/.ready synth  ## Lint, types, import rules, and cdk synth with cdk-nag
-	@.venv/bin/ruff check --quiet .
-	@.venv/bin/ruff format --quiet --check .
-	@.venv/bin/mypy --no-error-summary
-	@.venv/bin/lint-imports --no-logo >build/import-rules.txt || { cat build/import-rules.txt; exit 1; }
+# Docstrings that name arguments, returns or yields which are not there; still a preview of ruff.
+DOCSTRINGS := --preview --select DOC102,DOC202,DOC403
 
-# Two processes: two cores. Files stay together, so that each starts its servers once.
-test: .venv/.ready system check  ## Everything: checks, then all tests on real servers
+lint: .venv/.ready  ## Style, with ruff
+	@.venv/bin/ruff check --quiet .
+	@.venv/bin/ruff check --quiet $(DOCSTRINGS) .
+	@.venv/bin/ruff format --quiet --check .
+
+types: .venv/.ready  ## Types, with mypy
+	@.venv/bin/mypy --no-error-summary
+
+imports: .venv/.ready  ## Import rules, with import-linter
+	@mkdir -p build; .venv/bin/lint-imports --no-logo >build/import-rules.txt || { cat build/import-rules.txt; exit 1; }
+
+# All parts at once, each part's output in one piece, and all of them even if one fails.
+check: .venv/.ready  ## Lint, types, import rules, and cdk synth with cdk-nag
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint types imports synth
+
+# Warnings are errors: an annotation or a module that cannot be read stops it.
+DOCS := stepvault '!stepvault\.engines\.(?!base$$).+'
+docs: .venv/.ready  ## Render the API documentation to build/docs
+	@.venv/bin/ruff check --quiet $(DOCSTRINGS) layers cli
+	@rm -rf build/docs; $(PY) -W error -m pdoc --docformat google --output-directory build/docs $(DOCS)
+
+# Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
+PYTEST := .venv/bin/pytest -q -n 2
+
+test: .venv/.ready system layers  ## Everything: checks, then all tests on real servers
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
+	@$(PYTEST)
+
+unit: .venv/.ready  ## The tests that need no server; under a minute
+	@$(PYTEST) -m "not server"
+
+coverage: .venv/.ready system servers  ## All tests, and the lines that no test runs: build/coverage
+	@$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage
+
+# What tests run on. After the layers, as on arm64 both build the same ones.
+servers: .venv/.ready layers
 	@$(PY) -c "from devtools import emulator; emulator.prepare(); emulator.build_layers()"
-	@$(PY) devtools/servers/postgres.py 18 15
+	@$(PY) devtools/servers/postgres.py >/dev/null
 	@$(PY) devtools/servers/mysql.py
-	@.venv/bin/pytest -q -n 2 --dist loadfile
 
 bench: SYSTEM += restic:restic
 bench: .venv/.ready system  ## Compare with other tools; see bench/README.md

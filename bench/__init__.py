@@ -1,0 +1,1 @@
+"""Benchmarks of Stepvault against other tools; see README.md."""

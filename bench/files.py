@@ -11,22 +11,14 @@ import random
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.harness import (
-    SCRATCH,
-    Contest,
-    ObjectStore,
-    backup_command,
-    measure,
-    options,
-    run_prefix,
-    stored_bytes,
-    taken,
-)
+from bench.harness import Contest, backup_command, options, shell, taken
+from bench.measuring import measure
+from bench.object_store import SCRATCH, ObjectStore
+from devtools.timer import Timer
 
 RCLONE = Path(sys.executable).with_name("rclone")
 LARGE_BYTES = 256 << 20
@@ -64,7 +56,7 @@ def make_large(root: Path, count: int) -> int:
 
 
 def warm(root: Path) -> Callable[[int], None]:
-    """For ``before``: the tree is in the page cache."""
+    """Return a ``before`` that brings the tree into the page cache."""
 
     def before(_: int) -> None:
         subprocess.run(
@@ -72,10 +64,6 @@ def warm(root: Path) -> Callable[[int], None]:
         )
 
     return before
-
-
-def shell(script: str) -> list[str]:
-    return ["bash", "-euo", "pipefail", "-c", script]
 
 
 class Restic:
@@ -86,6 +74,7 @@ class Restic:
         self._cache = folder / f"cache-{name}"
 
     def environment(self, turn: int) -> dict[str, str]:
+        """Return the variables that name the turn's repository."""
         return {
             **self._store.environment,
             "RESTIC_REPOSITORY": f"s3:{self._store.endpoint}/{self._store.bucket}/{self.prefix(turn)}",
@@ -94,16 +83,20 @@ class Restic:
         }
 
     def prefix(self, turn: int) -> str:
+        """Return where in the bucket the turn's repository is."""
         return f"{self._name}-{turn}"
 
     def init(self, turn: int) -> None:
+        """Make the turn's repository."""
         subprocess.run(self._restic(turn, "init"), check=True)
 
     def prepare(self, turn: int) -> None:
+        """Make the turn's repository and bring the tree into the page cache."""
         self.init(turn)
         warm(self._root)(turn)
 
     def command(self, turn: int) -> list[str]:
+        """Return the command that backs up into the turn's repository."""
         return self._restic(turn, "backup", str(self._root))
 
     def _restic(self, turn: int, *words: str) -> list[str]:
@@ -114,20 +107,21 @@ class Restic:
 def first_run(
     name: str, what: str, store: ObjectStore, folder: Path, root: Path, *, copy: bool, **facts: Any
 ) -> Contest:
-    """Everything is read and stored.
+    """Return the contest in which everything is read and stored.
 
     Args:
+        name: of the contest and of what it stores.
+        what: one line about the job.
+        store: where to back up to.
+        folder: for restic's cache.
+        root: the tree.
+        facts: more to keep with the results.
         copy: let ``rclone copy`` take part; of a hundred thousand files, an object each, it is
             measured once and kept among the facts, as it takes several times as long as the rest.
     """
     contest = Contest(name, what, **facts)
     source = {"engine": "files", "name": name, "path": str(root), "incremental": False}
-    contest.add(
-        "stepvault",
-        lambda turn: backup_command(store, source, turn, UNITS),
-        before=warm(root),
-        after=stored_bytes(store, name),
-    )
+    contest.add_ours(store, "stepvault", source, UNITS, warm(root))
     contest.add(
         "tar, zstd -T0, rclone rcat",
         lambda turn: shell(
@@ -157,16 +151,12 @@ def first_run(
 
 
 def unchanged_run(store: ObjectStore, folder: Path, root: Path, what: str) -> Contest:
-    """The second backup of a tree in which nothing has changed."""
+    """Return the contest of the second backup of a tree in which nothing has changed."""
     contest = Contest("files-unchanged", what)
     source = {"engine": "files", "name": "unchanged", "path": str(root)}
     first = measure(backup_command(store, source, -1, UNITS), store.environment)
     contest.facts["first_run_wall"] = round(first.wall, 3)
-    contest.add(
-        "stepvault",
-        lambda turn: backup_command(store, source, turn, UNITS),
-        after=lambda turn: taken(store, run_prefix("unchanged", turn)),
-    )
+    contest.add_ours(store, "stepvault", source, UNITS)
     restic = Restic(store, folder, root, "unchanged-restic")
     restic.init(0)
     measure(restic.command(0), store.environment)
@@ -176,28 +166,29 @@ def unchanged_run(store: ObjectStore, folder: Path, root: Path, what: str) -> Co
 
 def walked(root: Path) -> dict[str, Any]:
     """How fast the engine walks a tree, status of every entry included."""
-    from stepvault.engines.files.notes import Notes
-    from stepvault.engines.files.tree import Tree
-    from stepvault.engines.files.walk import walk
+    from stepvault.engines.files.tree.handles import Tree
+    from stepvault.engines.files.tree.walk import walk
+    from stepvault.engines.files.tree.warnings import Warnings
     from stepvault.settings import FilesSource
 
     source = FilesSource(name="walk", engine="files", path=str(root))
     best = 0.0
     count = 0
     for _ in range(5):
-        started = time.perf_counter()
-        with Tree(root) as tree:
-            count = sum(1 for _ in walk(tree, source, Notes()))
-        best = max(best, count / (time.perf_counter() - started))
+        with Timer() as timer, Tree(root) as tree:
+            count = sum(1 for _ in walk(tree, source, Warnings()))
+        best = max(best, count / timer.seconds)
     return {"entries": count, "walked_entries_per_second": round(best)}
 
 
 def conclude(contest: Contest, runs: int, environment: Mapping[str, str]) -> None:
+    """Measure, and write the results."""
     contest.run(runs, environment)
     contest.report()
 
 
 def main() -> None:
+    """Measure many small files, then a few large ones."""
     chosen = options(__doc__ or "", files=100_000, large=4)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as made, ObjectStore() as store:

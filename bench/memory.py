@@ -13,22 +13,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.harness import (
-    RESULTS,
-    SCRATCH,
-    ObjectStore,
-    backup_command,
-    measure,
-    options,
-    run_prefix,
-    taken,
-)
+from bench.harness import RESULTS, backup_command, options, run_prefix, taken
+from bench.measuring import measure
+from bench.object_store import SCRATCH, ObjectStore
 
 ALLOWED = 0.10
 
 
 def make_blobs(path: Path, megabytes: int) -> None:
-    """Pages that compress to about half, as parts are what takes memory."""
+    """Make pages that compress to about half, as parts are what takes memory."""
     rng = random.Random(megabytes)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")
@@ -43,6 +36,7 @@ def make_blobs(path: Path, megabytes: int) -> None:
 
 
 def main() -> int:
+    """Measure both sizes; return 1 if their memory differs too much."""
     chosen = options(__doc__ or "", small=200, large=2_000)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     peaks: dict[str, list[float]] = {}

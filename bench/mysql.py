@@ -12,15 +12,8 @@ import tempfile
 from itertools import accumulate, batched
 from pathlib import Path
 
-from bench.harness import (
-    SCRATCH,
-    Contest,
-    ObjectStore,
-    backup_command,
-    options,
-    run_prefix,
-    taken,
-)
+from bench.harness import Contest, options, shell, taken
+from bench.object_store import SCRATCH, ObjectStore
 from devtools.servers.mariadb import MariaDb
 
 CONNECTIONS = 3
@@ -49,7 +42,7 @@ TABLES = {
 
 
 def make(server: MariaDb, megabytes: int) -> None:
-    """A database for each kind, and one with half of each."""
+    """Make a database for each kind, and one with half of each."""
     for kind, (columns, values, rows) in TABLES.items():
         server.sql(f"CREATE DATABASE {kind}", f"CREATE TABLE {kind}.{kind} ({columns})")
         if values:
@@ -69,7 +62,7 @@ def make(server: MariaDb, megabytes: int) -> None:
 
 
 def insert_prose(server: MariaDb, kind: str, rows: int) -> None:
-    """Texts of 300 to 3,300 bytes that compress about as English does.
+    """Insert texts of 300 to 3,300 bytes that compress about as English does.
 
     Cut at random out of 64 MB, so that what repeats lies further apart than zstd looks back.
     """
@@ -114,9 +107,6 @@ def contest(
     mydumper = f"mydumper --defaults-file={client} -h 127.0.0.1 -P {server.port} -u root -B {database} -t {CONNECTIONS} -r {SPLIT_ROWS} -v 1"
     where = f"s3:{store.bucket}/peers"
 
-    def shell(script: str) -> list[str]:
-        return ["bash", "-euo", "pipefail", "-c", script]
-
     def copied(compress: str) -> list[str]:
         out = folder / "mydumper"
         return shell(
@@ -132,11 +122,7 @@ def contest(
         connections=CONNECTIONS,
         split_above_mb=SPLIT_MB,
     )
-    race.add(
-        "stepvault",
-        lambda turn: backup_command(store, source, turn),
-        after=lambda turn: taken(store, run_prefix(f"mysql-{database}", turn)),
-    )
+    race.add_ours(store, "stepvault", source)
     race.add(
         "mariadb-dump | zstd -3 | rclone rcat",
         lambda turn: shell(f"{dump} | zstd -3 -T1 -c | {rclone} rcat {where}/dump.sql.zst"),
@@ -158,6 +144,7 @@ def contest(
 
 
 def main() -> None:
+    """Measure, and write the results."""
     chosen = options("MariaDB against mariadb-dump and mydumper", megabytes=500)
     only = os.environ.get("BENCH_ONLY", "").split()
     SCRATCH.mkdir(parents=True, exist_ok=True)

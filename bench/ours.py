@@ -1,4 +1,4 @@
-"""What is measured of Stepvault: a whole source by its own path, plan, units, seal.
+"""Back up a whole source by Stepvault's own path: plan, units, seal. This is what is measured.
 
 A program of its own, so that what the harness imports is not measured.
 """
@@ -11,14 +11,21 @@ from typing import Any
 from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.plan import RunRequest, plan
+from stepvault.plan import (
+    CollectRequest,
+    RunRequest,
+    collect_units,
+    plan,
+    plan_source,
+    sources_to_plan,
+)
 from stepvault.records import Execution
 from stepvault.seal import SealRequest, complain, seal
 from stepvault.settings import Config
 
 
 def run_id(source: str, turn: int) -> str:
-    """The run of a turn."""
+    """Return the id of a turn's run."""
     execution = _execution(source, turn)
     return keys.run_id(execution.started, execution.name)
 
@@ -33,6 +40,9 @@ def main(job: dict[str, Any]) -> None:
     vault, run = Vault(job["bucket"]), run_id(job["source"]["name"], job["turn"])
     config = Config.model_validate({"sources": [job["source"]]})
     plan(config, vault, RunRequest(execution=_execution(job["source"]["name"], job["turn"])))
+    for task in sources_to_plan(vault, run):
+        plan_source(vault, task)
+    collect_units(vault, CollectRequest(run_id=run))
     units = vault.units(run) or []
     if job["parallel"] == 1 or len(units) == 1:
         for unit in units:

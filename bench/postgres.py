@@ -15,16 +15,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.harness import (
-    ROOT,
-    SCRATCH,
-    Contest,
-    ObjectStore,
-    backup_command,
-    options,
-    run_prefix,
-    taken,
-)
+from bench.harness import Contest, options, shell, taken
+from bench.measuring import ROOT
+from bench.object_store import SCRATCH, ObjectStore
 from devtools.servers.postgres import PostgresServer
 
 ARCH = {"aarch64": "arm64"}.get(platform.machine(), platform.machine())
@@ -62,9 +55,9 @@ ANALYZE;
 
 
 def make_shop(server: PostgresServer, megabytes: int) -> int:
-    """The database ``shop``; returns the bytes that COPY prints of it."""
+    """Make the database ``shop``; return how many bytes COPY prints of it."""
     server.psql("CREATE DATABASE shop")
-    script = server.directory / "shop.sql"
+    script = server.folder / "shop.sql"
     script.write_text(SHOP)
     server.run("psql", "-Xq", "-v", f"megabytes={megabytes}", "-f", script, database="shop")
     return sum(
@@ -80,11 +73,8 @@ def make_shop(server: PostgresServer, megabytes: int) -> int:
     )
 
 
-def shell(script: str) -> list[str]:
-    return ["bash", "-euo", "pipefail", "-c", script]
-
-
 def source(name: str, connections: int, **settings: object) -> dict[str, object]:
+    """Return the settings of the source, as in stepvault.toml."""
     return {
         "engine": "postgres",
         "name": name,
@@ -96,18 +86,10 @@ def source(name: str, connections: int, **settings: object) -> dict[str, object]
     }
 
 
-def add_ours(contest: Contest, store: ObjectStore, name: str, settings: dict[str, object]) -> None:
-    contest.add(
-        name,
-        lambda turn: backup_command(store, settings, turn),
-        after=lambda turn: taken(store, run_prefix(str(settings["name"]), turn)),
-    )
-
-
 def against_peers(
     store: ObjectStore, folder: Path, raw: int, connections: int, environment: dict[str, str]
 ) -> Contest:
-    """Ours, the two peers and the three limits."""
+    """Return the contest of ours, the two peers and the three limits."""
     rclone = Path(sys.executable).with_name("rclone")
     contest = Contest(
         "postgres",
@@ -115,9 +97,9 @@ def against_peers(
         bytes=raw,
         connections=connections,
     )
-    add_ours(contest, store, "stepvault", source("shop", connections))
+    contest.add_ours(store, "stepvault", source("shop", connections))
     third = source("shop-3", connections, compression_level=3)
-    add_ours(contest, store, "stepvault, zstd level 3", third)
+    contest.add_ours(store, "stepvault, zstd level 3", third)
     dump = folder / "dump"
     contest.add(
         f"pg_dump -Fd -j{connections} -Z zstd:3, rclone copy",
@@ -152,15 +134,16 @@ def against_peers(
 
 
 def one_table(store: ObjectStore) -> Contest:
-    """The largest table alone, over more and more connections."""
+    """Return the contest of the largest table alone, over fewer and fewer connections."""
     contest = Contest("postgres-connections", "One table in pieces, over 3, 2 and 1 connections")
     for connections in (3, 2, 1):
         settings = source(f"one-{connections}", connections, tables=["public.sale"])
-        add_ours(contest, store, f"{connections} connections", settings)
+        contest.add_ours(store, f"{connections} connections", settings)
     return contest
 
 
 def main() -> None:
+    """Measure, and write the results."""
     chosen = options(__doc__ or "", megabytes=1000, connections=3)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     subprocess.run(

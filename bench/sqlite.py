@@ -10,26 +10,19 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-from bench.harness import (
-    SCRATCH,
-    Contest,
-    ObjectStore,
-    backup_command,
-    measure,
-    options,
-    run_prefix,
-    taken,
-)
+from bench.harness import Contest, backup_command, options, run_prefix, shell, taken
+from bench.measuring import measure
+from bench.object_store import SCRATCH, ObjectStore
+from devtools.timer import Timer
 
 WORDS = ["".join(random.Random(n).choices("aeioulnrstdmkpbg", k=3 + n % 8)) for n in range(4_000)]
-WRITER = Path(__file__).parent.parent / "tests" / "engines" / "sqlite_writer.py"
+WRITER = Path(__file__).parent.parent / "tests" / "engines" / "sqlite" / "writer.py"
 RATE = 1_000  # commits a second
 
 
 def make_shop(path: Path, megabytes: int) -> None:
-    """Customers, orders and messages, in WAL mode with a megabyte or so in the log."""
+    """Make customers, purchases and receipts, in WAL mode with about a megabyte in the log."""
     rng = random.Random(megabytes)
     connection = sqlite3.connect(path, isolation_level=None)
     connection.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
@@ -69,7 +62,7 @@ def make_shop(path: Path, megabytes: int) -> None:
 
 
 def writer_alone_and_beside(store: ObjectStore, path: Path) -> dict[str, float]:
-    """What a program that commits a thousand times a second notices of the backup."""
+    """Measure what a program that commits a thousand times a second notices of the backup."""
     source = {"engine": "sqlite", "name": "live", "path": str(path)}
 
     def written(while_running: float | None) -> tuple[float, float, float]:
@@ -80,14 +73,14 @@ def writer_alone_and_beside(store: ObjectStore, path: Path) -> dict[str, float]:
             assert process.stdin
             assert process.stdout
             process.stdout.readline()
-            started = time.monotonic()
+            timer = Timer()
             if while_running is None:
                 measure(backup_command(store, source, 0), store.environment)
             else:
                 time.sleep(while_running)
             process.stdin.close()
             commits, _, longest = map(float, process.stdout.readline().split())
-            seconds = time.monotonic() - started
+            seconds = timer.seconds
         return seconds, commits / seconds, longest
 
     beside = written(None)
@@ -101,15 +94,8 @@ def writer_alone_and_beside(store: ObjectStore, path: Path) -> dict[str, float]:
     }
 
 
-def add_ours(contest: Contest, store: ObjectStore, label: str, source: dict[str, Any]) -> None:
-    contest.add(
-        label,
-        lambda turn: backup_command(store, source, turn),
-        after=lambda turn: taken(store, run_prefix(source["name"], turn)),
-    )
-
-
 def main() -> None:
+    """Measure, and write the results."""
     chosen = options(__doc__ or "", megabytes=1600)
     SCRATCH.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=SCRATCH) as folder, ObjectStore() as store:
@@ -129,10 +115,7 @@ def main() -> None:
         )
         for level, name in ((3, "stepvault, zstd level 3"), (2, "stepvault, its default, level 2")):
             source = {"engine": "sqlite", "name": f"shop-{level}", "path": str(path)}
-            add_ours(contest, store, name, {**source, "compression_level": level})
-
-        def shell(script: str) -> list[str]:
-            return ["bash", "-euo", "pipefail", "-c", script]
+            contest.add_ours(store, name, {**source, "compression_level": level})
 
         contest.add(
             "VACUUM INTO, zstd, rclone rcat",
@@ -152,7 +135,7 @@ def main() -> None:
         empty = Path(folder) / "empty.db"
         empty.touch()
         nothing = {"engine": "sqlite", "name": "nothing", "path": str(empty)}
-        add_ours(contest, store, "stepvault, empty database (start of Python and boto3)", nothing)
+        contest.add_ours(store, "stepvault, empty database (start of Python and boto3)", nothing)
         contest.add(
             "zstd -3 alone, to nowhere", lambda turn: shell(f"zstd -q -3 -c {path} >/dev/null")
         )

@@ -1,2 +1,4 @@
-"""What the demo, the tests and the benchmarks share: AWS and servers on this machine, lifelike data,
-comparison. Nothing of it goes to Lambda."""
+"""What demo, tests and benchmarks share: AWS and servers on this machine, lifelike data, comparison.
+
+Nothing of it goes to Lambda.
+"""

@@ -1,4 +1,4 @@
-"""Is what came back what was there? Compared from outside, without Stepvault's own code."""
+"""Compare what was restored with its source, from outside: without Stepvault's own code."""
 
 import hashlib
 import os
@@ -27,11 +27,16 @@ def postgres(original: str, copy: str, moving: Sequence[str]) -> list[str]:
     """Compare two databases table by table, by count and content of every row.
 
     Args:
+        original: URL of the source.
+        copy: URL of the restored database.
         moving: two tables that were written to during the backup. Their contents belong to the
             backup's moment, so only the sum that every transaction preserves is compared.
 
+    Returns:
+        What was compared, a line each.
+
     Raises:
-        DifferentError: naming the first table that differs.
+        DifferentError: names the first table that differs.
     """
     with psycopg.connect(original) as there, psycopg.connect(copy) as here:
         tables = [name for (name,) in there.execute(_TABLES)]
@@ -42,10 +47,13 @@ def postgres(original: str, copy: str, moving: Sequence[str]) -> list[str]:
         for name in tables:
             if name in moving:
                 continue
-            (count, digest), found = _content(there, name), _content(here, name)
-            if (count, digest) != found:
-                raise DifferentError(f"{name}: {count} rows went in, {found[0]} others came out")
-            rows += count
+            expected, restored_content = _content(there, name), _content(here, name)
+            if expected != restored_content:
+                raise DifferentError(
+                    f"{name}: {expected[0]} rows in the source, {restored_content[0]} in the copy, "
+                    "or other values"
+                )
+            rows += expected[0]
         total = sum(_one(here, f"SELECT sum(cents) FROM {name}") for name in moving)
         if total != TOTAL:
             raise DifferentError(f"{' + '.join(moving)} is {total}, not {TOTAL}: two moments mixed")
@@ -56,7 +64,7 @@ def postgres(original: str, copy: str, moving: Sequence[str]) -> list[str]:
 
 
 def _content(connection: psycopg.Connection[tuple[object, ...]], table: str) -> tuple[int, int]:
-    """Row count and an order-independent hash, computed by the server."""
+    """Return the row count and a hash that does not depend on the order, computed by the server."""
     query = sql.SQL(
         "SELECT count(*), coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) FROM {} t"
     ).format(sql.SQL(table))
@@ -70,10 +78,10 @@ def _one(connection: psycopg.Connection[tuple[object, ...]], query: str) -> int:
 
 
 def sqlite(original: Path, copy: Path, moving: Sequence[str]) -> list[str]:
-    """Integrity of the copy, equality of the tables that stood still, the sum of those that moved.
+    """Check the copy's integrity, that still tables are equal, and the sum of those that moved.
 
     Raises:
-        DifferentError: naming what is wrong.
+        DifferentError: names what is wrong.
     """
     there, here = (sqlite3.connect(f"file:{path}?mode=ro", uri=True) for path in (original, copy))
     try:
@@ -98,10 +106,10 @@ def sqlite(original: Path, copy: Path, moving: Sequence[str]) -> list[str]:
 
 
 def files(original: Path, copy: Path) -> str:
-    """Names, types, bytes, modes, owners, link targets and times in nanoseconds.
+    """Compare names, types, bytes, modes, owners, link targets and times in nanoseconds.
 
     Raises:
-        DifferentError: naming the first entry that differs.
+        DifferentError: names the first entry that differs.
     """
     there, here = dict(_entries(original)), dict(_entries(copy))
     if missing := there.keys() ^ here.keys():

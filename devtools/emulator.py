@@ -21,7 +21,6 @@ import ssl
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,7 +28,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from devtools.servers.postgres import free_port
+from devtools.servers.server import free_port
+from devtools.timer import wait_until
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / "build" / "emulator-venv"
@@ -43,14 +43,14 @@ ASSETS = "stepvault-local-assets"
 
 
 class EmulatorError(Exception):
-    """The emulator or the deployment did not do its work; the message says what it said."""
+    """The emulator or the deployment failed; the message quotes what it printed."""
 
 
 @contextmanager
 def running(
     port: int | None = None, log: Path | None = None, *, auth: bool = False
 ) -> Iterator[str]:
-    """A MiniStack of our own; gives its endpoint, ``http://127.0.0.1:<port>``.
+    """Run a MiniStack for the block; yield its endpoint, ``http://127.0.0.1:<port>``.
 
     Args:
         port: loopback port; a free one when left out.
@@ -59,7 +59,7 @@ def running(
             because the vault's policy refuses anything else.
 
     Raises:
-        EmulatorError: it did not start, with the end of its log.
+        EmulatorError: it did not start; quotes the end of its log.
     """
     prepare()
     port = port or free_port()
@@ -70,7 +70,7 @@ def running(
             process = subprocess.Popen(
                 [VENV / "bin" / "python", PROGRAM],
                 env=_emulator_environment(port, scratch, auth),
-                stdin=subprocess.PIPE,  # never written to: its end tells that we are gone
+                stdin=subprocess.PIPE,  # never written to: its end tells that this process is gone
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -83,7 +83,7 @@ def running(
 
 
 def environment(endpoint: str) -> dict[str, str]:
-    """Variables that point any AWS client, and the CDK, to that emulator."""
+    """Return the variables that point any AWS client, and the CDK, to that emulator."""
     trust = {}
     if endpoint.startswith("https:"):
         certificate = str(_certificate())
@@ -99,7 +99,7 @@ def environment(endpoint: str) -> dict[str, str]:
 
 
 def client_options(endpoint: str) -> dict[str, Any]:
-    """Arguments for ``boto3.client`` that need no environment."""
+    """Return arguments for ``boto3.client``, which then needs no environment."""
     return {
         "verify": str(_certificate()) if endpoint.startswith("https:") else None,
         "endpoint_url": endpoint,
@@ -112,7 +112,7 @@ def client_options(endpoint: str) -> dict[str, Any]:
 def deploy(
     endpoint: str, config: Path, stack: str = STACK, assembly: Path | None = None
 ) -> dict[str, str]:
-    """``cdk deploy`` the real stack; gives its outputs by name.
+    """Run ``cdk deploy`` for the real stack; return the stack's outputs by name.
 
     Args:
         endpoint: of the emulator.
@@ -121,7 +121,7 @@ def deploy(
         assembly: what ``synthesize`` wrote; made here when left out.
 
     Raises:
-        EmulatorError: with what the CDK said.
+        EmulatorError: quotes what the CDK printed.
     """
     if not CDK.exists():
         raise EmulatorError("The CDK is not installed: run 'make infra/node_modules/.ready'")
@@ -143,10 +143,10 @@ def deploy(
 
 
 def synthesize(config: Path, assembly: Path, stack: str = STACK) -> None:
-    """Write the stack's cloud assembly for the emulator; needs no emulator yet.
+    """Write the stack's cloud assembly for the emulator, which need not run yet.
 
     Raises:
-        EmulatorError: with what the CDK said, such as the mistakes in the configuration.
+        EmulatorError: quotes what the CDK printed, such as the mistakes in the configuration.
     """
     build_layers()
     context = json.loads((ROOT / "cdk.json").read_text())["context"]
@@ -163,7 +163,7 @@ def synthesize(config: Path, assembly: Path, stack: str = STACK) -> None:
 
 
 def architecture() -> str:
-    """This machine's, in Lambda's words."""
+    """Return this machine's architecture in Lambda's words: arm64 or x86_64."""
     return "arm64" if platform.machine() in {"arm64", "aarch64"} else "x86_64"
 
 
@@ -211,7 +211,7 @@ def _emulator_environment(port: int, scratch: str, auth: bool) -> dict[str, str]
 
 
 def _clean(given: Mapping[str, str]) -> dict[str, str]:
-    """The environment without the caller's AWS and Python settings."""
+    """Leave out the caller's AWS and Python settings."""
     return {
         k: v
         for k, v in given.items()
@@ -221,16 +221,17 @@ def _clean(given: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path, patience: float = 60) -> None:
-    give_up = time.monotonic() + patience
-    while time.monotonic() < give_up:
-        if process.poll() is not None:
-            break
-        if _answers(f"{endpoint}/_ministack/health"):
-            return
-        time.sleep(0.05)
-    said = log.read_text(errors="replace")[-2000:]
-    raise EmulatorError(f"MiniStack did not start on {endpoint}:\n{said}")
+def _wait(process: subprocess.Popen[bytes], endpoint: str, log: Path) -> None:
+    try:
+        wait_until(
+            lambda: _answers(f"{endpoint}/_ministack/health"),
+            "MiniStack's first answer",
+            seconds=60,
+            given_up=lambda: process.poll() is not None,
+        )
+    except TimeoutError as error:
+        printed = log.read_text(errors="replace")[-2000:]
+        raise EmulatorError(f"MiniStack did not start on {endpoint}: {error}\n{printed}") from error
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -265,7 +266,7 @@ def _answers(url: str) -> bool:
 
 
 def _certificate() -> Path:
-    """A self-signed certificate for the loopback address, with its key beside it."""
+    """Return a self-signed certificate for the loopback address; its key is beside it."""
     made = ROOT / "build" / "emulator-tls" / "server.crt"
     if not made.is_file():
         made.parent.mkdir(parents=True, exist_ok=True)
@@ -295,6 +296,7 @@ def _run(command: Sequence[str | Path], extra: Mapping[str, str] | None = None) 
 
 
 def main() -> None:
+    """Run an emulator until Ctrl-C and print the variables that point to it."""
     port = int(sys.argv[1]) if len(sys.argv) > 1 else None
     with running(port) as endpoint:
         print("\n".join(f"export {k}={v}" for k, v in environment(endpoint).items()), flush=True)

@@ -11,6 +11,7 @@ import select
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -105,7 +106,7 @@ def make_shop(url: str, scale: int = 1) -> None:
 
 
 def make_tickets(path: Path, rows: int = 60_000) -> None:
-    """A SQLite file in WAL mode, about 25 MB."""
+    """Make a SQLite file in WAL mode, about 25 MB."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
@@ -130,7 +131,7 @@ def make_tickets(path: Path, rows: int = 60_000) -> None:
 
 
 def make_files(root: Path, count: int = 4000) -> None:
-    """A folder of a website's uploads: documents, thumbnails, a few large files, odd names."""
+    """Make a folder of a website's uploads: documents, thumbnails, a large file, odd names."""
     chance = random.Random(2)
     words = [f"{chance.getrandbits(40):x}" for _ in range(2000)]
     for n in range(count):
@@ -153,7 +154,13 @@ def make_files(root: Path, count: int = 4000) -> None:
 
 
 class Traffic:
-    """Writers in a process of their own while the block runs; the number of commits after it."""
+    """Write to both databases from a process of its own while the block runs.
+
+    After the block, ``commits`` is how many transactions were committed.
+
+    Raises:
+        RuntimeError: the writing process failed; quotes the end of what it printed.
+    """
 
     def __init__(self, postgres_url: str | None, sqlite_path: Path | None) -> None:
         self._settings = {"postgres": postgres_url, "sqlite": str(sqlite_path or "") or None}
@@ -164,11 +171,13 @@ class Traffic:
             [sys.executable, "-m", "devtools.lifelike"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=os.environ | {"STEPVAULT_TRAFFIC": json.dumps(self._settings)},
         )
         assert self._process.stdout is not None
-        self._process.stdout.readline()  # the first commits are in
+        if not self._process.stdout.readline():  # comes after the first commits
+            self._end()
         return self
 
     def __exit__(
@@ -177,19 +186,25 @@ class Traffic:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        out, _ = self._process.communicate("", timeout=30)
-        self.commits = int(out or 0)
+        self._end()
+
+    def _end(self) -> None:
+        """Tell the process to stop by closing its input; read how many commits it made."""
+        printed, errors = self._process.communicate("", timeout=30)
+        if self._process.returncode:
+            raise RuntimeError(f"the traffic's process failed:\n{errors[-2000:]}")
+        self.commits = int(printed)
 
 
-def transfer(execute: object, first: str, second: str, number: int) -> None:
+def transfer(execute: Callable[[str], object], first: str, second: str, number: int) -> None:
     """Move cents from an account to a wallet: each table changes, their sum does not."""
     amount, who = number % 17 - 8, number % 100 + 1
-    execute(f"UPDATE {first} SET cents = cents - {amount} WHERE id = {who}")  # type: ignore[operator]
-    execute(f"UPDATE {second} SET cents = cents + {amount} WHERE id = {101 - who}")  # type: ignore[operator]
+    execute(f"UPDATE {first} SET cents = cents - {amount} WHERE id = {who}")
+    execute(f"UPDATE {second} SET cents = cents + {amount} WHERE id = {101 - who}")
 
 
 def _write_until_told_to_stop() -> None:
-    """About two hundred transactions a second in each database, until standard input closes."""
+    """Commit some two hundred transactions a second in each database until input closes."""
     settings = json.loads(os.environ["STEPVAULT_TRAFFIC"])
     shop = psycopg.connect(settings["postgres"]) if settings["postgres"] else None
     tickets = sqlite3.connect(settings["sqlite"], timeout=30) if settings["sqlite"] else None

@@ -1,4 +1,4 @@
-"""MiniStack 1.5.33 with what it lacks of Step Functions and Lambda, as AWS documents it.
+"""Run MiniStack 1.5.33 with what it lacks of Step Functions and Lambda, as AWS documents it.
 
 Runs in the emulator's own environment, started by ``emulator.running()``.
 Each patch says what MiniStack does without it.
@@ -18,11 +18,12 @@ from ministack.core.responses import error_response_json, now_iso
 from ministack.services import cloudwatch, lambda_svc, s3
 from ministack.services import stepfunctions as sfn
 
-#: What a child execution in MiniStack's books is called in a ResultWriter's files.
+#: The statuses of child executions that a ResultWriter's files hold.
 _OUTCOMES = ("SUCCEEDED", "FAILED")
 
 
 def main() -> None:
+    """Patch MiniStack, then serve until the parent is gone."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     name_errors()
     name_throttles()
@@ -37,14 +38,14 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Whoever started the emulator holds its standard input: a killed test leaves nothing behind."""
+    """End when standard input ends: the parent holds it, so a killed test leaves nothing behind."""
     sys.stdin.buffer.read()
     shutil.rmtree(os.environ["TMPDIR"], ignore_errors=True)  # the scratch folder made for us
     os.killpg(0, signal.SIGKILL)
 
 
 def name_errors() -> None:
-    """A failed function's error carries the exception's class (else Runtime.HandlerError)."""
+    """Let a failed function's error carry the exception's class (else Runtime.HandlerError)."""
     marker = '"error": str(e), "trace"'
     assert marker in lambda_runtime._PYTHON_WORKER_SCRIPT, "MiniStack's worker script changed"
     lambda_runtime._PYTHON_WORKER_SCRIPT = lambda_runtime._PYTHON_WORKER_SCRIPT.replace(
@@ -71,7 +72,7 @@ def name_errors() -> None:
 
 
 def name_throttles() -> None:
-    """A throttled function fails its task with Lambda's own name (else Lambda.Unknown)."""
+    """Let a throttled function fail its task with Lambda's own name (else Lambda.Unknown)."""
     original = lambda_svc._throttle_response
 
     def named(**given: Any) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def name_throttles() -> None:
 
 
 def publish_metrics() -> None:
-    """Metrics in a function's log (EMF) reach CloudWatch, and with it alarms (else they do not)."""
+    """Bring metrics in a function's log (EMF) to CloudWatch and its alarms (else they stay there)."""
     execute = lambda_svc._execute_function_warm
 
     def execute_and_publish(func: Any, event: Any, request_id: str) -> dict[str, Any]:
@@ -113,7 +114,7 @@ def _datum(namespace: str, name: str, dimensions: dict[str, str], at: float, val
 
 
 def count_executions() -> None:
-    """AWS/States counts how executions end (else alarms on failed runs never ring)."""
+    """Count in AWS/States how executions end (else alarms on failed runs never fire)."""
     original = sfn._emit_execution_status_event
     names = {
         "RUNNING": "ExecutionsStarted",
@@ -133,7 +134,7 @@ def count_executions() -> None:
 
 
 def write_map_results() -> None:
-    """A Distributed Map's ResultWriter writes to S3 (else it is ignored)."""
+    """Let a Distributed Map's ResultWriter write to S3 (else it is ignored)."""
     original = sfn._run_distributed_map
 
     def run(
@@ -152,7 +153,7 @@ def write_map_results() -> None:
             original(shape, raw, effective, iterator, execution, ctx)
         finally:
             # Two Maps of one execution run side by side: the label tells them apart.
-            mine = next(
+            map_run = next(
                 run
                 for arn, run in sfn._map_runs.items()
                 if arn not in before
@@ -160,9 +161,9 @@ def write_map_results() -> None:
                 and f"/{state.get('Label')}:" in arn
             )
             details = _write_results(
-                mine, sfn._resolve_params_obj(writer["Parameters"], effective, ctx)
+                map_run, sfn._resolve_params_obj(writer["Parameters"], effective, ctx)
             )
-        result: Any = {"MapRunArn": mine["mapRunArn"], "ResultWriterDetails": details}
+        result: Any = {"MapRunArn": map_run["mapRunArn"], "ResultWriterDetails": details}
         result = sfn._apply_result_selector(state, result)
         output = sfn._apply_output_path(state, sfn._apply_result_path(state, raw, result), ctx)
         return output, sfn._next_or_end(state)
@@ -210,7 +211,7 @@ def _result_row(child: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_json_lines() -> None:
-    """Only a line feed ends a line of JSONL (else U+2028 and its like inside a string do)."""
+    """End a line of JSONL at a line feed only (else U+2028 and its like inside a string end it)."""
     original = sfn._parse_reader_items
 
     def parse(text: str, config: dict[str, Any]) -> Any:
@@ -222,7 +223,7 @@ def read_json_lines() -> None:
 
 
 def redrive() -> None:
-    """RedriveExecution, and ``$$.Execution.RedriveCount`` from the first run on (else neither)."""
+    """Add RedriveExecution, and ``$$.Execution.RedriveCount`` from the first run on (else neither)."""
     handle, resolve, describe = sfn.handle_request, sfn._resolve_ctx_path, sfn._describe_execution
 
     def resolve_with_count(path: str, ctx: dict[str, Any]) -> Any:
@@ -291,7 +292,7 @@ def _start_redrive(data: dict[str, Any]) -> Any:
 
 
 def _resume(execution: dict[str, Any], name: str | None, value: Any) -> None:
-    """Walk the machine on from the state that failed, with the input it had."""
+    """Run the machine on from the state that failed, with the input it had."""
     machine = sfn._state_machines[execution["stateMachineArn"]]
     definition = json.loads(machine["definition"])
     ctx: dict[str, Any] = {

@@ -1,0 +1,1 @@
+"""The Lambda functions: each file has one handler, which calls one function of the core."""

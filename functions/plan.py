@@ -13,6 +13,7 @@ from stepvault.records import parse
 
 @telemetry.observed
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Turn the configuration into units and write the plan."""
     env = PlanEnv.read()
     request = parse(RunRequest, event)
     return plan(config.load(env.config), Vault(env.vault), request)

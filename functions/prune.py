@@ -1,4 +1,4 @@
-"""Remove the backups that retention lets go."""
+"""Remove the backups that retention no longer keeps."""
 
 from typing import Any
 
@@ -13,6 +13,7 @@ from stepvault.records import parse
 
 @telemetry.observed
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Remove the backups that retention no longer keeps."""
     env, request = PlanEnv.read(), parse(PruneRequest, event)
     pruned = prune(Vault(env.vault), config.load(env.config), dry_run=request.dry_run)
     return {"run_id": request.run_id, "pruned": [p.model_dump(exclude_none=True) for p in pruned]}

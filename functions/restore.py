@@ -13,6 +13,7 @@ from stepvault.restore import RestoreLine, restore_task
 
 @telemetry.observed
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Do one task of a planned restore."""
     line, vault = parse(RestoreLine, event), Vault(FunctionEnv.read().vault)
     counts = restore_task(vault, line, telemetry.deadline(context))
     return {

@@ -13,6 +13,7 @@ from stepvault.seal import SealRequest, complain, seal
 
 @telemetry.observed
 def handler(event: dict[str, Any], _context: LambdaContext) -> dict[str, Any]:
+    """Write the manifests of complete sources, then fail the run if any source is missing."""
     summary, state = seal(Vault(FunctionEnv.read().vault), parse(SealRequest, event))
     if summary is not None:
         telemetry.report_run(summary)

@@ -9,22 +9,16 @@ from aws_cdk import aws_sns_subscriptions as subscriptions
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from infra import metrics
-from infra.local import Platform
-from infra.settings import Notifications, Place, Settings
+from infra.metrics import Metrics
+from infra.settings import Notifications, Settings
 
 MEMORY_PERCENT = 90
-#: Standard deviations that the size of a backup may differ from what its past suggests.
-WIDTH = 4
-
-_OVER = cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD
-_UNDER = cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
-_QUIET = cloudwatch.TreatMissingData.NOT_BREACHING
-_LOUD = cloudwatch.TreatMissingData.BREACHING
+#: Hours without a word of the hourly check before it counts as silent.
+SILENT_HOURS = 3
 
 
 def topic(scope: Construct, chosen: Notifications) -> sns.ITopic | None:
-    """The topic of the settings, or one with the addresses subscribed, or None."""
+    """Give the topic of the settings, or one with the addresses subscribed, or None."""
     if chosen.topic_arn:
         return sns.Topic.from_topic_arn(scope, "Topic", chosen.topic_arn)
     if not chosen.email:
@@ -45,7 +39,10 @@ def topic(scope: Construct, chosen: Notifications) -> sns.ITopic | None:
 
 
 class Alarms(Construct):
-    """A failed run, a missed run, too little memory, a size out of line."""
+    """A failed run, an overdue run, too little memory, a size out of line.
+
+    None of them is per source: a hundred databases have as many alarms as one.
+    """
 
     def __init__(
         self,
@@ -53,12 +50,12 @@ class Alarms(Construct):
         name: str,
         settings: Settings,
         backup: sfn.StateMachine,
-        told: sns.ITopic | None,
-        platform: Platform,
+        topic: sns.ITopic | None,
     ) -> None:
         super().__init__(scope, name)
-        self._told = told
-        minutes = Duration.minutes(5)
+        self._topic = topic
+        metrics = Metrics(self)
+        minutes, hour = Duration.minutes(5), Duration.hours(1)
         for what, metric in {
             "Failed": backup.metric_failed(period=minutes, statistic="Sum"),
             "TimedOut": backup.metric_timed_out(period=minutes, statistic="Sum"),
@@ -71,46 +68,33 @@ class Alarms(Construct):
                 "a redrive in the Step Functions console finishes what is missing",
             )
         for schedule in settings.schedules:
-            hours = schedule.window_hours
-            if hours == 0 or schedule.when.startswith("at("):
-                continue  # not wanted; or once only, and then silence is right
+            if not schedule.watched:
+                continue
             self._alarm(
                 f"Missed-{schedule.name}",
-                metrics.of_schedule(schedule.name, "SourcesSealed", Duration.hours(1)),
-                f"Schedule {schedule.name} has sealed nothing for {hours} hours",
-                threshold=1,
-                comparison=_UNDER,
-                hours=hours,
-                missing=_LOUD,
+                metrics.of_schedule(schedule.name, "Overdue", hour),
+                f"Schedule {schedule.name}: a run that was due has sealed nothing within "
+                f"{schedule.window_hours} hours. Is the schedule enabled? 'stepvault runs' shows "
+                "what ran. Without data: the function that checks the schedules does not run",
+                periods=SILENT_HOURS,
+                points=1,
+                missing=cloudwatch.TreatMissingData.MISSING,
+                on_silence=True,
             )
-        for source in settings.sources:
+        for engine in settings.engines:
             self._alarm(
-                f"Memory-{source.name}",
-                metrics.of_source(source, "PeakMemoryPercent", "Maximum", minutes),
-                f"Backing up {source.name} took {MEMORY_PERCENT} % of its function's memory: "
-                f"raise limits.memory.{source.engine}",
+                f"Memory-{engine}",
+                metrics.of_engine(engine, "PeakMemoryPercent", "Maximum", minutes),
+                f"Backing up a {engine} source took {MEMORY_PERCENT} % of its function's memory, "
+                f"children included: raise limits.memory.{engine}; 'stepvault show' names the unit",
                 threshold=MEMORY_PERCENT,
             )
-            if platform.anomaly_alarms:
-                self._size(source)
-
-    def _size(self, source: Place) -> None:
-        """A backup that is suspiciously small or large, by what CloudWatch learnt of its past."""
-        made = cloudwatch.AnomalyDetectionAlarm(
-            self,
-            f"Size-{source.name}",
-            alarm_description=f"The latest backup of {source.name} is unlike those before it in "
-            "size: look at it before retention lets the old ones go",
-            metric=metrics.of_source(source, "BackupBytes", "Maximum", Duration.days(1)),
-            std_devs=WIDTH,
-            comparison_operator=(
-                cloudwatch.ComparisonOperator.LESS_THAN_LOWER_OR_GREATER_THAN_UPPER_THRESHOLD
-            ),
-            evaluation_periods=1,
-            treat_missing_data=_QUIET,
+        self._alarm(
+            "Size",
+            metrics.of_runs("SizesUnusual", minutes),
+            "A backup is unlike those before it in size: 'stepvault show' names it. Look at it "
+            "before retention lets the old ones go",
         )
-        if self._told:
-            made.add_alarm_action(actions.SnsAction(self._told))
 
     def _alarm(
         self,
@@ -119,19 +103,23 @@ class Alarms(Construct):
         description: str,
         *,
         threshold: float = 1,
-        comparison: cloudwatch.ComparisonOperator = _OVER,
-        hours: int = 1,
-        missing: cloudwatch.TreatMissingData = _QUIET,
+        periods: int = 1,
+        points: int = 1,
+        missing: cloudwatch.TreatMissingData = cloudwatch.TreatMissingData.NOT_BREACHING,
+        on_silence: bool = False,
     ) -> None:
-        made = cloudwatch.Alarm(
+        alarm = cloudwatch.Alarm(
             self,
             name,
             alarm_description=description,
             metric=metric,
             threshold=threshold,
-            comparison_operator=comparison,
-            evaluation_periods=hours,
+            comparison_operator=(cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD),
+            evaluation_periods=periods,
+            datapoints_to_alarm=points,
             treat_missing_data=missing,
         )
-        if self._told:
-            made.add_alarm_action(actions.SnsAction(self._told))
+        if self._topic:
+            alarm.add_alarm_action(actions.SnsAction(self._topic))
+            if on_silence:
+                alarm.add_insufficient_data_action(actions.SnsAction(self._topic))

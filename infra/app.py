@@ -18,7 +18,7 @@ from infra.stack import StepvaultStack
 
 
 def build(app: App) -> StepvaultStack:
-    """The stack that the app's context asks for.
+    """Make the stack that the app's context asks for.
 
     Raises:
         SettingsError: the configuration has mistakes, or a layer has not been built.
@@ -39,6 +39,7 @@ def _default_config() -> Path:
 
 
 def main() -> None:
+    """Synthesize the stack, or print what is wrong with the configuration."""
     app = App()
     try:
         build(app)

@@ -2,9 +2,12 @@
 
 ::
 
-    Plan → Fan out ─┬ Databases (a Map) ─┬→ Seal → Sealed? → Prune → Notify
-             ↑      └ File batches       ┘             │
-             └───────────── incomplete ────────────────┘
+    Plan → Fan out ─┬ Databases (a Map) ──────────────────────────────────────────────┬→ Seal → Sealed? → Prune → Notify
+             ↑      └ Sources to plan (a Map) → Collect units → File batches (a Map) ─┘            │
+             └──────────────────────────────────── incomplete ─────────────────────────────────────┘
+
+Each source of files is planned by a function of its own: a huge or slow tree costs no other source
+its backup.
 
 A failed unit stops none of its siblings: the Maps tolerate every failure, and ``seal``, which
 looks at the receipts in the vault, fails the execution. A redrive then starts at Seal with the
@@ -12,7 +15,7 @@ same input. Seal sees that the redrive count passed the attempt it was given, an
 list of units still missing, and the machine fans out once more over those.
 """
 
-from aws_cdk import Stack
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_stepfunctions as sfn
 from aws_cdk import aws_stepfunctions_tasks as tasks
@@ -40,7 +43,7 @@ class BackupWorkflow(Construct):
         topic: sns.ITopic | None,
     ) -> None:
         super().__init__(scope, name)
-        steps = Steps(self, platform.retry_after_seconds)
+        steps = Steps(self, platform)
         fan_out = sfn.Parallel(self, "Fan out", result_path=sfn.JsonPath.DISCARD)
         if settings.database_engines:
             fan_out.branch(
@@ -53,15 +56,27 @@ class BackupWorkflow(Construct):
                     tolerate_failures=True,
                 )
             )
-        if "files" in settings.engines:
+        has_files = "files" in settings.engines
+        if has_files:
             fan_out.branch(
                 steps.fan_out(
-                    "File batches",
-                    "files",
+                    "Sources to plan",
+                    "planning",
                     vault,
                     settings.files_at_a_time,
-                    steps.call("Back up files", functions.back_up["files"]),
+                    steps.call("Plan source", functions.plan_source),
                     tolerate_failures=True,
+                )
+                .next(steps.call("Collect units", functions.collect_units))
+                .next(
+                    steps.fan_out(
+                        "File batches",
+                        "files",
+                        vault,
+                        settings.files_at_a_time,
+                        steps.call("Back up files", functions.back_up["files"]),
+                        tolerate_failures=True,
+                    )
                 )
             )
         plan = steps.call("Plan", functions.plan, {"execution": EXECUTION, "input": INPUT})
@@ -92,12 +107,33 @@ class BackupWorkflow(Construct):
             self,
             "backup",
             plan.next(fan_out).next(seal).next(sealed),
-            [functions.plan, *functions.back_up.values(), functions.seal, functions.prune],
+            [
+                functions.plan,
+                *([functions.plan_source, functions.collect_units] if has_files else []),
+                *functions.back_up.values(),
+                functions.seal,
+                functions.prune,
+            ],
             "runs/*",
             vault,
             settings,
-            [Allow(["sns:Publish"], [topic.topic_arn])] if topic else [],
+            self._may_notify(topic, settings) if topic else [],
         )
+
+    def _may_notify(self, topic: sns.ITopic, settings: Settings) -> list[Allow]:
+        """Publish to the topic; one of the user's may have a key of its own."""
+        grants = [Allow(["sns:Publish"], [topic.topic_arn])]
+        if settings.notifications.topic_arn:
+            stack = Stack.of(self)
+            grants.append(
+                Allow(
+                    ["kms:Decrypt", "kms:GenerateDataKey"],
+                    [f"arn:{stack.partition}:kms:*:*:key/*"],
+                    "the topic's ARN does not name its key; only through SNS",
+                    {"StringLike": {"kms:ViaService": f"sns.*.{stack.url_suffix}"}},
+                )
+            )
+        return grants
 
     def _by_engine(self, steps: Steps, settings: Settings, functions: Functions) -> sfn.IChainable:
         """Each engine has a function with the memory it needs."""
@@ -117,9 +153,13 @@ class BackupWorkflow(Construct):
             )
         )
 
-    def _notify(self, topic: sns.ITopic) -> tasks.SnsPublish:
-        """Say that the run is sealed; failures are told by the alarm."""
-        return tasks.SnsPublish(
+    def _notify(self, topic: sns.ITopic) -> sfn.IChainable:
+        """Tell that the run is sealed; failures are told by the alarm.
+
+        A backup is good whether or not the message arrives: what SNS refuses is retried, and then
+        only noted in the execution's history.
+        """
+        publish = tasks.SnsPublish(
             self,
             "Notify",
             topic=topic,
@@ -129,3 +169,10 @@ class BackupWorkflow(Construct):
             ),
             result_path=sfn.JsonPath.DISCARD,
         )
+        publish.add_retry(
+            interval=Duration.seconds(2),
+            backoff_rate=2,
+            max_attempts=4,
+            jitter_strategy=sfn.JitterType.FULL,
+        )
+        return publish.add_catch(sfn.Pass(self, "Nobody was told"), result_path="$.notify_error")

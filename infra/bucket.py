@@ -1,5 +1,7 @@
 """The vault: the one bucket that all backups live in, and its key."""
 
+from typing import Any
+
 from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Validations
 from aws_cdk import aws_kms as kms
 from aws_cdk import aws_s3 as s3
@@ -13,6 +15,19 @@ WORTH_MOVING = 128 * 1024
 
 
 EVERY_RUN = "objects of all sources and runs, known only at run time"
+#: Backups outlive the stack; what a failed first deployment made goes, or the next one would find
+#: its name taken.
+KEEP = RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE
+PRIVATE: dict[str, Any] = {
+    "block_public_access": s3.BlockPublicAccess.BLOCK_ALL,
+    "object_ownership": s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+    "enforce_ssl": True,
+    "minimum_tls_version": 1.2,
+}
+#: Step Functions' own record of each Map; receipts hold all that Stepvault reads.
+MAP_RESULTS = s3.LifecycleRule(
+    id="MapResults", prefix="runs/map-results/", expiration=Duration.days(30)
+)
 
 
 class Vault(Construct):
@@ -28,11 +43,24 @@ class Vault(Construct):
                 "Key",
                 description="Encrypts Stepvault's backups; without it they cannot be read",
                 enable_key_rotation=True,
-                removal_policy=RemovalPolicy.RETAIN,
+                removal_policy=KEEP,
             )
         )
+        self.bucket: s3.IBucket = (
+            s3.Bucket.from_bucket_attributes(
+                self, "Bucket", bucket_name=chosen.bucket, encryption_key=self.key
+            )
+            if chosen.existing
+            else self._made(chosen)
+        )
+        self.results: s3.IBucket = (
+            self._results_bucket() if chosen.object_lock_days else self.bucket
+        )
+        """Where Step Functions writes the results of Maps."""
+
+    def _made(self, chosen: settings.Vault) -> s3.Bucket:
         lock = chosen.object_lock_days
-        self.bucket = s3.Bucket(
+        bucket = s3.Bucket(
             self,
             "Bucket",
             bucket_name=chosen.bucket,
@@ -40,24 +68,35 @@ class Vault(Construct):
             encryption_key=self.key,
             bucket_key_enabled=True,
             versioned=True,
-            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
-            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
-            enforce_ssl=True,
-            minimum_tls_version=1.2,
             object_lock_enabled=bool(lock) or None,
             object_lock_default_retention=(
                 s3.ObjectLockRetention.governance(Duration.days(lock)) if lock else None
             ),
-            removal_policy=RemovalPolicy.RETAIN,
+            removal_policy=KEEP,
             lifecycle_rules=_lifecycle(chosen),
+            **PRIVATE,
         )
-        Validations.of(self.bucket).acknowledge(
-            Acknowledgment(
-                id="AwsSolutions-S1",
-                reason="Access logs need a bucket of their own, which would need the same care; "
-                "CloudTrail data events serve those who want a record",
-            )
+        _acknowledge_no_access_log(bucket)
+        return bucket
+
+    def _results_bucket(self) -> s3.Bucket:
+        """Make a bucket without Object Lock.
+
+        S3 takes an object into a locked bucket only with a checksum, and no document says that
+        Step Functions sends one with the results of a Map.
+        """
+        bucket = s3.Bucket(
+            self,
+            "Results",
+            encryption=s3.BucketEncryption.KMS,
+            encryption_key=self.key,
+            bucket_key_enabled=True,
+            removal_policy=RemovalPolicy.RETAIN,
+            lifecycle_rules=[MAP_RESULTS],
+            **PRIVATE,
         )
+        _acknowledge_no_access_log(bucket)
+        return bucket
 
     def read(self, *patterns: str) -> list[Allow]:
         """Read objects whose keys match, and tell a missing object from a forbidden one."""
@@ -95,6 +134,16 @@ class Vault(Construct):
         return [self.bucket.arn_for_objects(p) for p in patterns]
 
 
+def _acknowledge_no_access_log(bucket: s3.Bucket) -> None:
+    Validations.of(bucket).acknowledge(
+        Acknowledgment(
+            id="AwsSolutions-S1",
+            reason="Access logs need a bucket of their own, which would need the same care; "
+            "CloudTrail data events serve those who want a record",
+        )
+    )
+
+
 def _lifecycle(chosen: settings.Vault) -> list[s3.LifecycleRule]:
     rules = [
         s3.LifecycleRule(
@@ -103,8 +152,7 @@ def _lifecycle(chosen: settings.Vault) -> list[s3.LifecycleRule]:
             noncurrent_version_expiration=Duration.days(chosen.noncurrent_days),
             expired_object_delete_marker=True,
         ),
-        # Step Functions' own record of each Map; receipts hold all that Stepvault reads.
-        s3.LifecycleRule(id="MapResults", prefix="runs/map-results/", expiration=Duration.days(30)),
+        MAP_RESULTS,
     ]
     if chosen.cold_after_days:
         rules.append(

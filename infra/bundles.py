@@ -23,7 +23,7 @@ CORE = ROOT / "layers" / "core"
 
 
 def functions(document: str) -> Path:
-    """A folder with every handler and the configuration beside them."""
+    """Make a folder with every handler and the configuration beside them."""
 
     def fill(folder: Path) -> None:
         folder.mkdir()
@@ -36,7 +36,7 @@ def functions(document: str) -> Path:
 
 
 def core() -> Path:
-    """The core layer as it goes to Lambda: a compiled copy."""
+    """Make the core layer as it goes to Lambda: a compiled copy."""
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     return _compiled(
         "layers/core", "/opt", lambda folder: shutil.copytree(CORE, folder, ignore=ignore)
@@ -44,7 +44,7 @@ def core() -> Path:
 
 
 def _compiled(kind: str, place: str, fill: Callable[[Path], object]) -> Path:
-    """What ``fill`` makes, compiled for its place on Lambda, in a folder named by its content."""
+    """Compile what ``fill`` makes for its place on Lambda, in a folder named by its content."""
     home = ROOT / "build" / kind
     home.mkdir(parents=True, exist_ok=True)
     # Two synths may come here at once: each fills a folder of its own, one rename wins.
@@ -84,7 +84,7 @@ def _digest(folder: Path) -> str:
 
 
 def layer(name: str, architecture: str) -> Path:
-    """The folder of a layer, as the emulator uses it in place.
+    """Find the folder of a layer, as the emulator uses it in place.
 
     Raises:
         SettingsError: it has not been built for that architecture.

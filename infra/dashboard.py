@@ -7,8 +7,8 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_stepfunctions as sfn
 from constructs import Construct
 
-from infra import metrics
-from infra.settings import Place, Settings
+from infra.metrics import Metrics
+from infra.settings import Settings
 
 HALF, FULL, TALL = 12, 24, 6
 PERIOD = Duration.hours(1)
@@ -23,14 +23,24 @@ class Dashboard(Construct):
         self, scope: Construct, name: str, settings: Settings, backup: sfn.StateMachine
     ) -> None:
         super().__init__(scope, name)
-        self._sources: Sequence[Place] = settings.sources
-        made = cloudwatch.Dashboard(
+        metrics = Metrics(self)
+
+        def by_engine(
+            title: str, metric: str, statistic: str, width: int = HALF
+        ) -> cloudwatch.IWidget:
+            lines = [
+                metrics.of_engine(e, metric, statistic, PERIOD).with_(label=e)
+                for e in settings.engines
+            ]
+            return _graph(title, lines, width)
+
+        board = cloudwatch.Dashboard(
             self,
             "Board",
             dashboard_name=Stack.of(self).stack_name,
             default_interval=Duration.days(14),
         )
-        made.add_widgets(
+        board.add_widgets(
             _graph(
                 "Runs",
                 [
@@ -47,49 +57,43 @@ class Dashboard(Construct):
                 ],
             ),
         )
-        made.add_widgets(
-            self._per_source("Throughput, MB/s of raw bytes", "Throughput", "Average"),
-            self._per_source("Seconds per unit, longest", "Seconds", "Maximum"),
-        )
-        made.add_widgets(
-            self._per_source("Raw bytes read per day", "RawBytes", "Sum", DAY),
-            self._per_source("Size of a backup, stored bytes", "BackupBytes", "Maximum", DAY),
-        )
-        made.add_widgets(
-            self._per_source("Peak memory, % of the function's", "PeakMemoryPercent", "Maximum"),
+        board.add_widgets(
             _graph(
-                "Errors and memory warnings",
+                "Size of each source's backup, stored bytes",
+                [metrics.of_sources("BackupBytes", "Maximum", DAY)],
+            ),
+            _graph(
+                "Seconds of each source's longest unit",
+                [metrics.of_sources("Seconds", "Maximum", PERIOD)],
+            ),
+        )
+        board.add_widgets(
+            by_engine("Throughput, MB/s of raw bytes", "Throughput", "Average"),
+            by_engine("Raw bytes read", "RawBytes", "Sum"),
+        )
+        board.add_widgets(
+            by_engine("Peak memory, % of the function's", "PeakMemoryPercent", "Maximum"),
+            _graph(
+                "Errors, memory warnings, unusual sizes",
                 [
                     metrics.of_runs("Errors", PERIOD).with_(label="errors of functions"),
-                    *self._lines("MemoryWarning", "Sum", PERIOD, " over 80 %"),
+                    metrics.of_runs("SizesUnusual", PERIOD).with_(label="sizes out of line"),
+                    *(
+                        metrics.of_engine(e, "MemoryWarning", "Sum", PERIOD).with_(
+                            label=f"{e}: memory over 80 %"
+                        )
+                        for e in settings.engines
+                    ),
                 ],
             ),
         )
-        made.add_widgets(
+        board.add_widgets(
             *(
-                self._per_source(f"Units held back by the {what}", metric, "Sum", width=FULL // 3)
+                by_engine(f"Units held back by the {what}", metric, "Sum", FULL // 3)
                 for what, metric in zip(("source", "CPU", "network"), BOTTLENECKS, strict=True)
             )
         )
-        self.name = made.dashboard_name
-
-    def _per_source(
-        self,
-        title: str,
-        metric: str,
-        statistic: str,
-        period: Duration = PERIOD,
-        width: int = HALF,
-    ) -> cloudwatch.GraphWidget:
-        return _graph(title, self._lines(metric, statistic, period), width)
-
-    def _lines(
-        self, metric: str, statistic: str, period: Duration, suffix: str = ""
-    ) -> list[cloudwatch.IMetric]:
-        return [
-            metrics.of_source(s, metric, statistic, period).with_(label=s.name + suffix)
-            for s in self._sources
-        ]
+        self.name = board.dashboard_name
 
 
 def _graph(

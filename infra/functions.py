@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Stack, Validations
+from aws_cdk import Acknowledgment, Duration, RemovalPolicy, Size, Stack, Validations
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
@@ -36,6 +36,8 @@ class Spec:
     file: str
     memory: int
     grants: list[Allow]
+    scratch: int = 512
+    """MB of scratch space."""
     config: bool = False
     """Reads the bundled configuration."""
     sources: bool = False
@@ -68,14 +70,37 @@ class Functions(Construct):
             Spec(
                 "plan",
                 "plan",
-                PLAN_MEMORY,
+                RECORDS_MEMORY,
                 [
-                    *vault.read("backups/*", "runs/*/request.json", "runs/*/plan/*"),
-                    *vault.write("runs/*/request.json", "runs/*/plan/*"),
-                    *access.buckets(settings.sources),
+                    *vault.read("backups/*/receipts/*", "runs/*/request.json", "runs/*/plan/*"),
+                    *vault.write("runs/*/request.json", "runs/*/plan/*.jsonl"),
                 ],
                 config=True,
+            )
+        )
+        self.plan_source = self._function(
+            Spec(
+                "plan_source",
+                "plan_source",
+                PLAN_MEMORY,
+                [
+                    *vault.read("backups/*", "runs/*/plan/*"),
+                    *vault.write("runs/*/plan/*/*"),
+                    *access.buckets(settings.sources),
+                ],
+                scratch=settings.scratch["files"],
                 sources=True,
+            )
+        )
+        self.collect_units = self._function(
+            Spec(
+                "collect_units",
+                "collect_units",
+                RECORDS_MEMORY,
+                [
+                    *vault.read("backups/*/receipts/*", "runs/*/plan/*"),
+                    *vault.write("runs/*/plan/files*.jsonl"),
+                ],
             )
         )
         self.back_up = {engine: self._back_up(engine, postgres) for engine in settings.engines}
@@ -91,6 +116,7 @@ class Functions(Construct):
                         "backups/*/manifest.json",
                         "runs/*/plan/*",
                         "runs/*/failures/*",
+                        "runs/*/summary.json",
                     ),
                     *vault.write("backups/*/manifest.json", "runs/*/plan/*", "runs/*/summary.json"),
                     *vault.abort("backups/*/data/*"),
@@ -114,6 +140,15 @@ class Functions(Construct):
                 config=True,
             )
         )
+        self.check_schedules = self._function(
+            Spec(
+                "check_schedules",
+                "check_schedules",
+                RECORDS_MEMORY,
+                [*vault.read("runs/*/summary.json", "state/*"), *vault.write("state/*")],
+                config=True,
+            )
+        )
         self.plan_restore = self._function(
             Spec(
                 "plan_restore",
@@ -131,10 +166,24 @@ class Functions(Construct):
                 "restore",
                 "restore",
                 max(settings.memory[engine] for engine in settings.engines),
-                [*vault.read("backups/*", "restores/*"), *targets],
+                [
+                    *vault.read("backups/*", "restores/*"),
+                    *vault.write("restores/*/unrestored/*"),
+                    *targets,
+                ],
+                scratch=max(settings.scratch[engine] for engine in settings.engines),
                 sources=True,
                 writes=True,
                 layers=["core", "deps", *postgres],
+            )
+        )
+
+        self.report_restore = self._function(
+            Spec(
+                "report_restore",
+                "report_restore",
+                RECORDS_MEMORY,
+                [*vault.read("restores/*"), *vault.write("restores/*/report.json")],
             )
         )
 
@@ -151,7 +200,7 @@ class Functions(Construct):
         return self._function(
             Spec(
                 f"back_up_{engine}",
-                "back_up_files" if engine == "files" else "back_up_database",
+                "back_up",
                 self._settings.memory[engine],
                 [
                     *self._vault.read(*receipts, *earlier),
@@ -160,6 +209,7 @@ class Functions(Construct):
                     *access.credentials(sources),
                     *access.buckets(sources),
                 ],
+                scratch=self._settings.scratch[engine],
                 sources=True,
                 # A reader of a live SQLite database takes locks, which are writes on EFS.
                 writes=engine == "sqlite",
@@ -203,6 +253,8 @@ class Functions(Construct):
             code=self._code,
             layers=None if self._platform.local else self._layer_versions(spec.layers, folders),
             memory_size=spec.memory,
+            # What Lambda gives to all is left unsaid.
+            ephemeral_storage_size=Size.mebibytes(spec.scratch) if spec.scratch > 512 else None,
             timeout=Duration.seconds(TIMEOUT),
             role=role,
             log_group=logs,
@@ -223,6 +275,7 @@ class Functions(Construct):
         config = {"STEPVAULT_CONFIG": bundles.CONFIG_NAME} if spec.config else {}
         return {
             "STEPVAULT_VAULT": self._vault.bucket.bucket_name,
+            "STEPVAULT_STACK": Stack.of(self).stack_name,
             "POWERTOOLS_SERVICE_NAME": "stepvault",
             "POWERTOOLS_METRICS_NAMESPACE": "Stepvault",
             "POWERTOOLS_LOG_LEVEL": "INFO",

@@ -6,7 +6,7 @@ from constructs import Construct
 
 
 def log_group(scope: Construct, name: str, log_group_name: str, days: int) -> logs.LogGroup:
-    """A log group that keeps its lines for so many days (a number that CloudWatch Logs offers)."""
+    """Make a log group that keeps its lines for so many days (a number that CloudWatch Logs offers)."""
     made = logs.LogGroup(
         scope, name, log_group_name=log_group_name, removal_policy=RemovalPolicy.DESTROY
     )

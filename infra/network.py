@@ -28,7 +28,7 @@ class Network(Construct):
             self._groups = [group.attr_group_id]
 
     def grants(self, *, writes: bool = False) -> list[Allow]:
-        """What a role needs to run there."""
+        """Grant what a role needs to run there."""
         grants = []
         if self._chosen.subnet_ids:
             grants.append(
@@ -36,6 +36,7 @@ class Network(Construct):
                     [
                         "ec2:CreateNetworkInterface",
                         "ec2:DescribeNetworkInterfaces",
+                        "ec2:DescribeSubnets",
                         "ec2:DeleteNetworkInterface",
                         "ec2:AssignPrivateIpAddresses",
                         "ec2:UnassignPrivateIpAddresses",
@@ -48,8 +49,12 @@ class Network(Construct):
             own = ":".join(point.split(":")[:5])
             grants.append(
                 Allow(
-                    ["elasticfilesystem:ClientMount"]
-                    + (["elasticfilesystem:ClientWrite"] if writes else []),
+                    # An access point for root is squashed to nobody without ClientRootAccess.
+                    [
+                        "elasticfilesystem:ClientMount",
+                        "elasticfilesystem:ClientRootAccess",
+                        *(["elasticfilesystem:ClientWrite"] if writes else []),
+                    ],
                     [f"{own}:file-system/*"],
                     "the access point, in the condition, names the file system",
                     {"StringEquals": {"elasticfilesystem:AccessPointArn": point}},

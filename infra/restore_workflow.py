@@ -2,11 +2,12 @@
 
 ::
 
-    Plan restore → Before (a Map) → Data (a Map) → After (a Map)
+    Plan restore → Before (a Map) → Data (a Map) → After (a Map) → Report
 
 What must exist before rows come (schema), the rows, and what is quicker or only possible after
 them (indexes, constraints). A stage starts when the one before is done; the first failure
-stops the restore, because half a database is none.
+stops the restore, because half a database is none. One that keeps going puts back all it can;
+Report then names the rest, and fails if that is more than was asked for.
 """
 
 from aws_cdk import aws_stepfunctions as sfn
@@ -35,7 +36,7 @@ class RestoreWorkflow(Construct):
         platform: Platform,
     ) -> None:
         super().__init__(scope, name)
-        steps = Steps(self, platform.retry_after_seconds)
+        steps = Steps(self, platform)
         chain = sfn.Chain.start(
             steps.call(
                 "Plan restore", functions.plan_restore, {"execution": EXECUTION, "input": INPUT}
@@ -55,11 +56,12 @@ class RestoreWorkflow(Construct):
                     steps.call(f"Restore {stage}", functions.restore),
                 )
             )
+        chain = chain.next(steps.call("Report", functions.report_restore))
         self.machine = machine(
             self,
             "restore",
             chain,
-            [functions.plan_restore, functions.restore],
+            [functions.plan_restore, functions.restore, functions.report_restore],
             "restores/*",
             vault,
             settings,

@@ -3,6 +3,7 @@
 import json
 
 from aws_cdk import Acknowledgment, Duration, Validations
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_scheduler as scheduler
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
@@ -11,9 +12,12 @@ from constructs import Construct
 from infra.roles import Allow, closed_role
 from infra.settings import Schedule
 
+#: Characters that EventBridge Scheduler allows in a schedule's description.
+DESCRIPTION_CHARACTERS = 512
+
 
 class Schedules(Construct):
-    """Start the Backup machine when the configuration says so."""
+    """Start the Backup machine when the configuration says so, and check that it was."""
 
     def __init__(
         self,
@@ -21,6 +25,7 @@ class Schedules(Construct):
         name: str,
         schedules: tuple[Schedule, ...],
         machine: sfn.StateMachine,
+        check: lambda_.IFunction,
     ) -> None:
         super().__init__(scope, name)
         if not schedules:
@@ -43,15 +48,27 @@ class Schedules(Construct):
             "scheduler.amazonaws.com",
             [
                 Allow(["states:StartExecution"], [machine.state_machine_arn]),
+                Allow(["lambda:InvokeFunction"], [check.function_arn]),
                 Allow(["sqs:SendMessage"], [missed.queue_arn]),
             ],
         )
+        if any(schedule.watched for schedule in schedules):
+            scheduler.CfnSchedule(
+                self,
+                "Check",
+                description="Stepvault: says every hour which schedules have a run overdue",
+                schedule_expression="rate(1 hour)",
+                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+                target=scheduler.CfnSchedule.TargetProperty(
+                    arn=check.function_arn, role_arn=role.role_arn
+                ),
+            )
         for schedule in schedules:
             chosen = {"sources": list(schedule.sources)} if schedule.sources else {}
             scheduler.CfnSchedule(
                 self,
-                schedule.name,
-                description=f"Stepvault backs up {', '.join(schedule.sources) or 'all sources'}",
+                f"Schedule-{schedule.name}",
+                description=_description(schedule),
                 schedule_expression=schedule.when,
                 schedule_expression_timezone=schedule.timezone,
                 flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
@@ -69,3 +86,11 @@ class Schedules(Construct):
                     ),
                 ),
             )
+
+
+def _description(schedule: Schedule) -> str:
+    """Say what the schedule backs up, as far as there is room for it."""
+    text = f"Stepvault, {schedule.name}: backs up {', '.join(schedule.sources) or 'all sources'}"
+    if len(text) <= DESCRIPTION_CHARACTERS:
+        return text
+    return f"Stepvault, {schedule.name}: backs up {len(schedule.sources)} sources"

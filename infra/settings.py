@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-DATABASE_ENGINES = ("postgres", "mysql", "sqlite")
 
 
 class SettingsError(Exception):
@@ -49,15 +48,24 @@ class Place:
 
 @dataclass(frozen=True)
 class Schedule:
+    """When a run of which sources starts."""
+
     name: str
     when: str
     timezone: str
     sources: tuple[str, ...]
     window_hours: int
 
+    @property
+    def watched(self) -> bool:
+        """Whether an alarm rings when a run is overdue; one that starts once only has none."""
+        return self.window_hours > 0 and not self.when.startswith("at(")
+
 
 @dataclass(frozen=True)
 class Network:
+    """Where the functions run."""
+
     vpc_id: str | None
     subnet_ids: tuple[str, ...]
     security_group_ids: tuple[str, ...]
@@ -67,7 +75,10 @@ class Network:
 
 @dataclass(frozen=True)
 class Vault:
+    """The bucket."""
+
     bucket: str | None
+    existing: bool
     kms_key_arn: str | None
     object_lock_days: int | None
     cold_after_days: int | None
@@ -76,12 +87,16 @@ class Vault:
 
 @dataclass(frozen=True)
 class Notifications:
+    """Who hears of alarms."""
+
     email: tuple[str, ...]
     topic_arn: str | None
 
 
 @dataclass(frozen=True)
 class Settings:
+    """All of it."""
+
     sources: tuple[Place, ...]
     targets: tuple[Place, ...]
     schedules: tuple[Schedule, ...]
@@ -89,6 +104,10 @@ class Settings:
     files_at_a_time: int
     memory: dict[str, int]
     """MB by engine."""
+    scratch: dict[str, int]
+    """MB of scratch space by engine."""
+    max_hours: int
+    """After so many hours a run is stopped."""
     notifications: Notifications
     network: Network
     vault: Vault
@@ -99,17 +118,18 @@ class Settings:
 
     @property
     def engines(self) -> tuple[str, ...]:
-        """Engines of the sources, databases first."""
+        """Engines of the sources, in the order of ``limits.memory``: databases first."""
         used = {s.engine for s in self.sources}
-        return tuple(e for e in (*DATABASE_ENGINES, "files") if e in used)
+        return tuple(engine for engine in self.memory if engine in used)
 
     @property
     def database_engines(self) -> tuple[str, ...]:
-        return tuple(e for e in self.engines if e in DATABASE_ENGINES)
+        """Engines whose units run in the Map of databases."""
+        return tuple(engine for engine in self.engines if engine != "files")
 
 
 def load(config: Path) -> Settings:
-    """Settings of that stepvault.toml, checked by the runtime.
+    """Read the settings of that stepvault.toml, checked by the runtime.
 
     Raises:
         SettingsError: with every mistake in the file, as the checker words them.
@@ -127,7 +147,7 @@ def load(config: Path) -> Settings:
 
 
 def parse(document: str) -> Settings:
-    """Settings from the checker's JSON."""
+    """Read the settings from the checker's JSON."""
     raw = json.loads(document)
     return Settings(
         sources=tuple(_place(s) for s in raw["sources"]),
@@ -136,6 +156,8 @@ def parse(document: str) -> Settings:
         databases_at_a_time=raw["limits"]["databases"],
         files_at_a_time=raw["limits"]["files"],
         memory=raw["limits"]["memory"],
+        scratch=raw["limits"]["ephemeral_mb"],
+        max_hours=raw["limits"]["max_hours"],
         notifications=_pick(Notifications, raw["notifications"]),
         network=_pick(Network, raw["network"]),
         vault=_pick(Vault, raw["vault"]),
@@ -160,6 +182,6 @@ def _place(raw: dict[str, Any]) -> Place:
 
 
 def _pick[T](kind: type[T], raw: dict[str, Any]) -> T:
-    """The dataclass filled from the keys of its own names; lists become tuples."""
+    """Fill the dataclass from the keys of its own names; lists become tuples."""
     values = {f.name: raw[f.name] for f in fields(kind)}  # type: ignore[arg-type]
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})

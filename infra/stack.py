@@ -30,8 +30,8 @@ class StepvaultStack(Stack):
         topic = alarms.topic(self, settings.notifications)
         backup = BackupWorkflow(self, "Backup", settings, vault, functions, platform, topic)
         restore = RestoreWorkflow(self, "Restore", settings, vault, functions, platform)
-        Schedules(self, "Schedules", settings.schedules, backup.machine)
-        Alarms(self, "Alarms", settings, backup.machine, topic, platform)
+        Schedules(self, "Schedules", settings.schedules, backup.machine, functions.check_schedules)
+        Alarms(self, "Alarms", settings, backup.machine, topic)
         dashboard = Dashboard(self, "Dashboard", settings, backup.machine)
 
         CfnOutput(self, "VaultName", value=vault.bucket.bucket_name)

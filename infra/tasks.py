@@ -11,12 +11,17 @@ from constructs import Construct
 
 from infra.bucket import Vault
 from infra.functions import TIMEOUT
+from infra.local import Platform
 from infra.logs import log_group
 from infra.roles import Allow, closed_role
 from infra.settings import Settings
 
-#: Our errors that a new attempt may get round: the subclasses of ``errors.Transient``.
-TRANSIENT = ["SourceBusy", "SourceChanged", "SourceUnreachable", "StorageUnavailable"]
+#: Our errors that a new attempt may get round: the subclasses of ``errors.Transient``. Those of a
+#: server that is away are waited for longer: a Multi-AZ failover takes 60 to 120 seconds
+#: (https://docs.aws.amazon.com/AmazonRDS/latest/UserGuide/Concepts.MultiAZSingleStandby.html), a
+#: restart longer.
+SOURCE_AWAY = ["SourceBusy", "SourceUnreachable"]
+TRANSIENT = ["SourceChanged", "StorageUnavailable"]
 #: Lambda's own, before or instead of our code running. A function that died or ran out of
 #: memory is not among them: it would die again.
 LAMBDA_HICCUPS = [
@@ -41,9 +46,9 @@ INPUT = sfn.JsonPath.object_at("$$.Execution.Input")
 class Steps:
     """Makes the states of one machine."""
 
-    def __init__(self, scope: Construct, retry_after_seconds: int) -> None:
+    def __init__(self, scope: Construct, platform: Platform) -> None:
         self._scope = scope
-        self._retry_after = retry_after_seconds
+        self._platform = platform
 
     def call(
         self,
@@ -69,8 +74,15 @@ class Steps:
             retry_on_service_exceptions=False,
         )
         return step.add_retry(
+            errors=SOURCE_AWAY,
+            interval=Duration.seconds(self._platform.away_after_seconds),
+            backoff_rate=2,
+            max_attempts=self._platform.away_attempts,
+            max_delay=Duration.seconds(self._platform.away_after_seconds * 8),
+            jitter_strategy=sfn.JitterType.NONE,  # the sum has to outlast a failover
+        ).add_retry(
             errors=[*TRANSIENT, *LAMBDA_HICCUPS],
-            interval=Duration.seconds(self._retry_after),
+            interval=Duration.seconds(self._platform.retry_after_seconds),
             backoff_rate=2,
             max_attempts=3,
             max_delay=Duration.seconds(60),
@@ -102,7 +114,7 @@ class Steps:
             ),
             max_concurrency=at_a_time,
             # With a Map's results in the state, a few thousand items would pass its 256 KiB.
-            result_writer_v2=sfn.ResultWriterV2(bucket=vault.bucket, prefix="runs/map-results"),
+            result_writer_v2=sfn.ResultWriterV2(bucket=vault.results, prefix="runs/map-results"),
             result_path=sfn.JsonPath.DISCARD,
             tolerated_failure_percentage=100 if tolerate_failures else None,
             tolerated_failure_count=None if tolerate_failures else 0,
@@ -125,7 +137,7 @@ def machine(
     settings: Settings,
     more: list[Allow] | None = None,
 ) -> sfn.StateMachine:
-    """A state machine that may call those functions, read lists that match and fan out."""
+    """Make a state machine that may call those functions, read lists that match and fan out."""
     stack = Stack.of(scope)
     title = f"{stack.stack_name}-{name}"
     arn = f"arn:{stack.partition}:states:{stack.region}:{stack.account}"
@@ -146,7 +158,7 @@ def machine(
                     "s3:ListMultipartUploadParts",
                     "s3:AbortMultipartUpload",
                 ],
-                [vault.bucket.arn_for_objects("runs/map-results/*")],
+                [vault.results.arn_for_objects("runs/map-results/*")],
                 "the folder of the Maps' own results",
             ),
             Allow(["kms:Decrypt", "kms:GenerateDataKey"], [vault.key.key_arn]),
@@ -184,6 +196,7 @@ def machine(
         definition_body=sfn.DefinitionBody.from_chainable(start),
         role=role,
         tracing_enabled=True,
+        timeout=Duration.hours(settings.max_hours),
         logs=sfn.LogOptions(destination=destination, level=sfn.LogLevel.ALL),
     )
     # CDK's own rights for the Maps, which our closed role has already and does not take.

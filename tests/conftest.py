@@ -1,15 +1,34 @@
-"""What several test folders share: an emulated AWS, and a fresh vault in it."""
+"""What all tests share: how they run, an emulated AWS, and a fresh vault in it."""
 
 import os
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import nullcontext
 
+import hypothesis
 import pytest
 
 from devtools import emulator
 from stepvault import storage
 from stepvault.catalog import Vault
+from tests.plugins import helper_threads, no_skips, parallel
+
+# Deadlines fail on a busy machine. ``CI=true`` repeats the same examples, so that a red run can be
+# repeated; ``--hypothesis-profile=random`` tries others there, too.
+hypothesis.settings.register_profile("random", deadline=None)
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "random")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for plugin in (helper_threads, no_skips, parallel):
+        config.pluginmanager.register(plugin)
+    # A shell starts what runs in the background of a script with SIGINT ignored, and all children
+    # inherit that: without this line Ctrl-C could not be tested there.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,9 +10,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from stepvault import keys
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.errors import (
     ConfigInvalid,
     RunNotFound,
+    StepvaultError,
     StorageUnavailable,
     VaultDenied,
     VaultMissing,
@@ -24,12 +26,7 @@ if TYPE_CHECKING:
 Status = Literal[
     "RUNNING", "SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED", "PENDING_REDRIVE", "UNKNOWN"
 ]
-_DENIED = {
-    *("AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "ExpiredToken"),
-    *("ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException"),
-    *("InvalidSignatureException", "SignatureDoesNotMatch"),
-}
-_GONE = {"ExecutionDoesNotExist", "StateMachineDoesNotExist"}
+_SEE_RUNS = "See 'stepvault runs'"
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ def require_session() -> None:
 
 
 def deployment(stack: str, vault: str | None) -> Deployment:
-    """The stack's outputs, or just the vault if the caller names one that is not the stack's.
+    """Return the stack's outputs, or just the vault if the caller names another than the stack's.
 
     Raises:
         VaultMissing: no such stack, or it is not Stepvault's.
@@ -103,8 +100,8 @@ def deployment(stack: str, vault: str | None) -> Deployment:
         outputs = {}
     if vault not in (None, outputs.get("VaultName")):
         return Deployment(vault or "", {})  # another vault: the stack's machines are not its own
-    found = outputs.get("VaultName")
-    if not found:
+    bucket = outputs.get("VaultName")
+    if not bucket:
         raise VaultMissing(
             f"The stack {stack!r} has no output VaultName", "Name the right stack with --stack"
         )
@@ -113,7 +110,7 @@ def deployment(stack: str, vault: str | None) -> Deployment:
         for kind in ("Backup", "Restore")
         if (arn := outputs.get(f"{kind}StateMachineArn"))
     }
-    return Deployment(found, machines)
+    return Deployment(bucket, machines)
 
 
 def _outputs(stack: str) -> dict[str, str]:
@@ -152,21 +149,21 @@ def execution(arn: str) -> Execution:
         RunNotFound: Step Functions knows no such execution (it forgets them after 90 days).
     """
     with errors("Step Functions"):
-        found = _states().describe_execution(executionArn=arn)
+        described = _states().describe_execution(executionArn=arn)
     return Execution(
         arn,
-        found["name"],
-        found["status"],
-        found["startDate"],
-        _why(dict(found)),
-        found.get("stopDate"),
-        found.get("redriveDate"),
+        described["name"],
+        described["status"],
+        described["startDate"],
+        _why(dict(described)),
+        described.get("stopDate"),
+        described.get("redriveDate"),
     )
 
 
-def _why(found: dict[str, Any]) -> str:
-    """A failed execution's reason; a function's error comes as JSON within the cause."""
-    name, cause = found.get("error") or "", found.get("cause") or ""
+def _why(described: dict[str, Any]) -> str:
+    """Return a failed execution's reason; a function's error comes as JSON within the cause."""
+    name, cause = described.get("error") or "", described.get("cause") or ""
     try:
         inner = json.loads(cause)
     except ValueError:
@@ -179,8 +176,8 @@ def _why(found: dict[str, Any]) -> str:
 def executions(
     machine: str, limit: int = 200, *, only: Literal["RUNNING"] | None = None
 ) -> dict[str, Execution]:
-    """The newest executions by the id of the run each carries out by its own name."""
-    found: dict[str, Execution] = {}
+    """Return the newest executions, by the id of the run that each began."""
+    by_run: dict[str, Execution] = {}
     status: dict[str, Any] = {"statusFilter": only} if only else {}
     with errors("Step Functions"):
         pages = (
@@ -191,27 +188,27 @@ def executions(
         for page in pages:
             for e in page["executions"]:
                 run = keys.run_id(e["startDate"], e["name"])
-                found[run] = Execution(e["executionArn"], e["name"], e["status"], e["startDate"])
-    return found
+                by_run[run] = Execution(e["executionArn"], e["name"], e["status"], e["startDate"])
+    return by_run
 
 
 def find(machine: str, run: str) -> Execution | None:
-    """The execution at work on that run: one that took it up again, else the one that began it."""
+    """Return the execution at work on that run: one that took it up again, else the one that began it."""
     return at_work(machine, run) or executions(machine).get(run)
 
 
 def at_work(machine: str, run: str) -> Execution | None:
-    """The execution that carries out that run at this moment, if one does."""
+    """Return the execution that carries out that run at this moment, if one does."""
     running = executions(machine, only="RUNNING")
     took_up = (e for e in running.values() if taken_up(e) == run)
     return next(took_up, None) or running.get(run)
 
 
 def taken_up(execution: Execution) -> str | None:
-    """The earlier run that the execution was started to finish; None if it began its own."""
+    """Return the earlier run that the execution was started to finish; None if it began its own."""
     with errors("Step Functions"):
-        found = _states().describe_execution(executionArn=execution.arn)
-    given = json.loads(found.get("input") or "{}")
+        described = _states().describe_execution(executionArn=execution.arn)
+    given = json.loads(described.get("input") or "{}")
     return given.get("run_id") if isinstance(given, dict) else None
 
 
@@ -226,7 +223,7 @@ class Items:
 
 
 def items(arn: str) -> Items:
-    """Counts over all Maps of the execution."""
+    """Count the items of all Maps of the execution."""
     total = Items()
     with errors("Step Functions"):
         for run in _states().list_map_runs(executionArn=arn)["mapRuns"]:
@@ -249,51 +246,37 @@ def _states() -> "SFNClient":
 
 @contextmanager
 def errors(service: str) -> Iterator[None]:
-    """Turn botocore's errors into ours.
+    """Turn AWS's errors into ours; ``service`` names the one that was called.
 
     Raises:
         VaultDenied, RunNotFound, ConfigInvalid, StorageUnavailable: with the next step.
     """
-    from botocore import exceptions as boto
 
-    try:
+    def ours(problem: AwsProblem) -> StepvaultError:  # noqa: PLR0911 - one per class
+        answer = f"{problem.operation} ({problem.code}): {problem.message}".rstrip(": ")
+        match problem.kind:
+            case "unset":
+                return ConfigInvalid(problem.message, problem.hint)
+            case "denied" if not problem.operation:
+                return VaultDenied(problem.message, problem.hint)
+            case "denied":
+                return VaultDenied(
+                    f"{service} refuses {problem.operation} ({problem.code})",
+                    problem.hint or "Sign in again, or ask for the permission",
+                )
+            case "refused" | "changed":
+                return VaultDenied(f"{service} refuses {answer}", problem.hint)
+            case "missing":
+                return RunNotFound(f"{service} does not know it ({problem.code})", _SEE_RUNS)
+            case _ if problem.operation:
+                return StorageUnavailable(
+                    f"{service} did not do {answer}", "Try again; if it stays so, look at the stack"
+                )
+            case _:
+                return StorageUnavailable(
+                    f"{service} cannot be reached: {problem.message}",
+                    "Check the network and AWS_ENDPOINT_URL",
+                )
+
+    with translated(ours):
         yield
-    except boto.ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _DENIED:
-            raise VaultDenied(
-                f"{service} refuses {error.operation_name} ({code})",
-                "Sign in again, or ask for the permission",
-            ) from error
-        if code in _GONE:
-            raise RunNotFound(
-                f"{service} does not know it ({code})", "See 'stepvault runs'"
-            ) from error
-        said = error.response.get("Error", {}).get("Message", "")
-        raise StorageUnavailable(
-            f"{service} did not do {error.operation_name} ({code}): {said}".rstrip(". "),
-            "Try again; if it stays so, look at the stack",
-        ) from error
-    except boto.ProfileNotFound as error:
-        raise ConfigInvalid(
-            str(error).rstrip("."),
-            "Set AWS_PROFILE to one that 'aws configure list-profiles' names",
-        ) from error
-    except (
-        boto.NoCredentialsError,
-        boto.PartialCredentialsError,
-        boto.TokenRetrievalError,
-        boto.SSOError,
-    ) as error:
-        raise VaultDenied(
-            str(error).rstrip("."), "Set AWS_PROFILE, or sign in with 'aws sso login'"
-        ) from error
-    except boto.NoRegionError as error:
-        raise ConfigInvalid(
-            "No AWS region is set", "Set AWS_DEFAULT_REGION, or the region of your AWS profile"
-        ) from error
-    except boto.BotoCoreError as error:
-        raise StorageUnavailable(
-            f"{service} cannot be reached: {error}".rstrip("."),
-            "Check the network and AWS_ENDPOINT_URL",
-        ) from error

@@ -10,9 +10,9 @@ import click
 
 from stepvault import errors
 from stepvault.catalog import Vault
-from stepvault_cli import aws
+from stepvault_cli import aws, output
 
-OK, FAILED, USAGE, NOT_FOUND, REFUSED, INTERRUPTED = 0, 1, 2, 3, 4, 130
+OK, FAILED, USAGE, NOT_FOUND, REFUSED, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 
 EXIT_CODES = """\b
 Exit codes:
@@ -20,7 +20,8 @@ Exit codes:
   1    the run or restore failed
   2    wrong usage or configuration
   3    not found: no such run, source, stack, bucket or target
-  4    refused: no permission, target not empty, backup tampered with
+  4    refused: no permission, target not empty or not able to, backup tampered with
+  5    restored with --keep-going, but for what is listed
   130  interrupted; a run or restore that was started goes on"""
 
 _CODES: dict[type[errors.StepvaultError], int] = {
@@ -33,12 +34,14 @@ _CODES: dict[type[errors.StepvaultError], int] = {
     errors.SourceDenied: REFUSED,
     errors.SourceUnsupported: REFUSED,
     errors.TargetNotEmpty: REFUSED,
+    errors.TargetUnsupported: REFUSED,
     errors.BackupTampered: REFUSED,
+    errors.RestoreIncomplete: INCOMPLETE,
 }
 
 
 def exit_code(kind: type) -> int:
-    """The exit code for an error of that class."""
+    """Return the exit code for an error of that class."""
     return _CODES.get(kind, FAILED)
 
 
@@ -46,14 +49,14 @@ class Commands(click.Group):
     """A group whose commands may raise StepvaultError; a traceback is then always a bug."""
 
     def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error of ours becomes a message and an exit code."""
         try:
             return super().invoke(ctx)
         except errors.StepvaultError as error:
-            click.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            click.echo(str(error), err=True)
+            output.echo_error(str(error))
             raise click.exceptions.Exit(exit_code(type(error))) from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
+            output.echo("interrupted", err=True)
             raise click.exceptions.Exit(INTERRUPTED) from None
 
 
@@ -66,6 +69,7 @@ class Where:
 
     @functools.cached_property
     def deployment(self) -> aws.Deployment:
+        """What the stack says of itself; CloudFormation is asked once."""
         return aws.deployment(self.stack, self.bucket)
 
     @property
@@ -103,6 +107,7 @@ def where(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def config_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command ``--config``; it gets the path as ``config_file``."""
     return click.option(
         "--config",
         "config_file",
@@ -115,4 +120,5 @@ def config_option(help_text: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 def json_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command ``--json``; it gets ``as_json``."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")(command)

@@ -16,9 +16,9 @@ from rich.live import Live
 
 from stepvault import errors, keys
 from stepvault.catalog import Vault
+from stepvault.plan import sources_to_plan
 from stepvault.records import Failure, SourceResult, Summary, Unit
 from stepvault.restore import STAGES
-from stepvault.settings import FilesSource
 from stepvault_cli import aws
 from stepvault_cli.progress import (
     Pace,
@@ -58,7 +58,7 @@ class RunFollower:
         self._finished: dict[str, SourceProgress] = {}
 
     def look(self) -> Progress:
-        """The run as it is now."""
+        """Return the run as it is now."""
         execution = aws.execution(self._execution.arn) if self._execution else None
         ended = _ENDS.get(execution.status) if execution else None
         summary = self._summary(execution) if ended or execution is None else None
@@ -81,7 +81,7 @@ class RunFollower:
         )
 
     def _summary(self, execution: aws.Execution | None) -> Summary | None:
-        """The summary, unless an earlier execution of the same run wrote it."""
+        """Return the summary, unless an earlier execution of the same run wrote it."""
         summary = self._vault.summary(self._run)
         if summary and execution and summary.ended < execution.started:
             return None
@@ -99,25 +99,37 @@ class RunFollower:
         )
 
     def _look_at_sources(self, execution: aws.Execution | None) -> list[SourceProgress]:
-        if self._units is None:
-            planned = self._vault.units(self._run)
-            if planned is None:
-                return []
-            self._units = {}
-            for unit in planned:
-                self._units.setdefault(unit.source.name, []).append(unit)
+        planned, planning = self._plan()
         since = keys.run_started(self._run)
         if execution:
             since = execution.redriven or execution.started
         failures = [f for f in self._vault.failures(self._run) if f.at >= since]
         with ThreadPoolExecutor(8, thread_name_prefix="follow") as pool:
             look = partial(self._look_at_source, failures=failures)
-            sources = list(pool.map(look, self._units.values()))
+            sources = [*pool.map(look, planned.values()), *planning]
         items = aws.items(execution.arn) if execution else aws.Items()
         if items.running and not items.pending:
             # Nothing waits any more: a source without bytes is being read.
             return [replace(s, state="running") if s.state == "waiting" else s for s in sources]
         return sources
+
+    def _plan(self) -> tuple[dict[str, list[Unit]], list[SourceProgress]]:
+        """Return the units by source that are planned by now, and the sources that are not."""
+        whole = self._units is None and self._vault.units(self._run)
+        if self._units is None:
+            units: dict[str, list[Unit]] = {}
+            for unit in whole or self._vault.units_so_far(self._run):
+                units.setdefault(unit.source.name, []).append(unit)
+            if whole is None:
+                planning = [
+                    SourceProgress(
+                        name=task.source.name, engine=task.source.engine, state="planning", units=0
+                    )
+                    for task in sources_to_plan(self._vault, self._run)
+                ]
+                return units, planning
+            self._units = units
+        return self._units, []
 
     def _look_at_source(self, units: Sequence[Unit], failures: Sequence[Failure]) -> SourceProgress:
         source, vault = units[0].source, self._vault
@@ -143,9 +155,9 @@ class RunFollower:
         return progress
 
     def _expectation(self, unit: Unit) -> int | None:
-        """What the last sealed backup stored; an incremental one foretells nothing."""
+        """Return how much the last sealed backup stored; an incremental one predicts nothing."""
         source = unit.source
-        if isinstance(source, FilesSource) and source.incremental:
+        if source.builds_on_parent:
             return None
         if source.name not in self._expected:
             last = self._vault.latest(source.name)
@@ -188,7 +200,7 @@ def follow_run(follower: RunFollower, out: Console | None) -> Progress:
 
 
 def follow_restore(vault: Vault, execution: aws.Execution, out: Console | None) -> RestoreProgress:
-    """The same for a restore."""
+    """Look again and again until the restore has ended; show it on ``out`` unless that is None."""
     restore, before, tasks = keys.run_id(execution.started, execution.name), None, None
     with _display(out) as show:
         while True:
@@ -236,7 +248,7 @@ def _wait(elapsed: float) -> None:
 
 @contextmanager
 def _display(out: Console | None) -> Iterator[Callable[[RenderableType, Sequence[str]], None]]:
-    """A live picture on a terminal, lines elsewhere, nothing without a console."""
+    """Show a live picture on a terminal, lines elsewhere, nothing without a console."""
     if out is None:
         yield lambda view, lines: None
     elif out.is_terminal:
@@ -246,6 +258,6 @@ def _display(out: Console | None) -> Iterator[Callable[[RenderableType, Sequence
 
         def print_lines(_: RenderableType, lines: Sequence[str]) -> None:
             for line in lines:
-                out.print(line, markup=False, soft_wrap=True)
+                out.print(line)
 
         yield print_lines

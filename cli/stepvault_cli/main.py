@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from stepvault import __version__, config
+from stepvault_cli import output
 from stepvault_cli.common import EXIT_CODES, Commands, json_option
 from stepvault_cli.pruning import prune
 from stepvault_cli.restoring import restore
@@ -52,7 +53,11 @@ def check(path: Path, as_json: bool) -> None:
     With --json, print it with every default written out.
     """
     loaded = config.load(path)
-    click.echo(config.to_json(loaded) if as_json else "\n".join(config.summary(loaded)))
+    if as_json:
+        output.print_json(json.loads(config.to_json(loaded)))
+        return
+    for line in config.summary(loaded):
+        output.echo(line)
 
 
 @config_group.command()
@@ -61,7 +66,7 @@ def schema() -> None:
 
     A file whose first line is '#:schema ./stepvault.schema.json' uses it.
     """
-    click.echo(json.dumps(config.json_schema(), indent=2, ensure_ascii=False))
+    output.print_json(config.json_schema())
 
 
 for command in (run, watch, runs, show, verify, restore, prune):

@@ -1,11 +1,12 @@
 """How numbers, times and tables look, on a terminal and in a pipe."""
 
 import json
-import sys
+import re
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -19,18 +20,72 @@ _STYLES = {
 }
 
 
-def console(*, stderr: bool = False) -> Console:
-    """A console on the current streams; plain and wide when they are not a terminal."""
-    out = Console(stderr=stderr, highlight=False)
+#: What a terminal obeys instead of showing: control characters of both sets, marks that reverse the
+#: direction of text, separators of lines. Lone surrogates, which no terminal can be sent, too.
+_OBEYED = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    """Return text on one line, with all that a terminal would obey written as an escape.
+
+    Names of files and tables, and a server's messages about them, are somebody else's text.
+    """
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+class PlainConsole(Console):
+    """A console that shows text as it is: no markup, nothing that a terminal obeys."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print like Rich; strings are text."""
+        drawn = [Text(printable(o)) if isinstance(o, str) else o for o in objects]
+        only_text = all(isinstance(o, Text) for o in drawn)
+        super().print(*drawn, **{"soft_wrap": only_text} | options)
+
+
+def console(*, stderr: bool = False) -> PlainConsole:
+    """Return a console on the current streams; plain and wide when they are not a terminal."""
+    out = PlainConsole(stderr=stderr, highlight=False)
     return (
         out
         if out.is_terminal
-        else Console(stderr=stderr, highlight=False, width=10_000, no_color=True)
+        else PlainConsole(stderr=stderr, highlight=False, width=10_000, no_color=True)
     )
 
 
+def echo(text: str = "", *, err: bool = False, fg: str | None = None, start: str = "") -> None:
+    """Print one line of text.
+
+    Args:
+        text: what to print; whatever a terminal would obey in it is escaped.
+        err: on standard error.
+        fg: colour of the line's start, or of all of it if it has none.
+        start: the word that the line begins with, in bold.
+    """
+    if start:
+        click.secho(start, fg=fg, bold=True, nl=False, err=err)
+        fg = None
+    click.secho(printable(text), fg=fg, err=err)
+
+
+def echo_error(error: str) -> None:
+    """Print an error of one or several lines on standard error."""
+    first, *more = error.split("\n")
+    echo(first, err=True, fg="red", start="error: ")
+    for line in more:
+        echo(line, err=True)
+
+
 def print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+    """Print a value as JSON on standard output."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    # JSON escapes the first set of control characters by itself; its own line ends stay.
+    lines = (
+        _OBEYED.sub(lambda found: f"\\u{ord(found[0]):04x}", line) for line in text.split("\n")
+    )
+    click.echo("\n".join(lines))
 
 
 def size(count: float) -> str:
@@ -70,17 +125,29 @@ def count(number: int, what: str) -> str:
 
 
 def status(word: str) -> Text:
+    """Return the word of a state in its colour."""
     return Text(word, style=_STYLES.get(word, ""))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> Table:
     """Columns whose heading begins with ``>`` are set to the right."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    drawn = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in columns:
         right = heading.startswith(">")
-        made.add_column(
+        drawn.add_column(
             heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right
         )
     for row in rows:
-        made.add_row(*row)
-    return made
+        drawn.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+    return drawn
+
+
+def print_comparison(wrong: Sequence[str], not_compared: Sequence[str]) -> None:
+    """Print what differs, and each kind of thing that was not compared once."""
+    for line in wrong:
+        echo(f"different: {line}", fg="red", err=True)
+    for what in dict.fromkeys(not_compared):
+        echo(f"not compared: {what}")
+    if not wrong:
+        compared = "all that was compared" if not_compared else "all content"
+        echo(f"compared: {compared} equals the backup")

@@ -63,10 +63,12 @@ class Progress:
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more will happen."""
         return self.state in ENDED
 
     @property
     def stored(self) -> int:
+        """Bytes stored so far, of all sources."""
         return sum(source.stored for source in self.sources)
 
     @property
@@ -84,6 +86,7 @@ class Pace:
     _seen: deque[tuple[datetime, int]] = field(default_factory=deque)
 
     def take(self, progress: Progress) -> None:
+        """Remember how far the run is now."""
         self._seen.append((progress.now, progress.stored))
         while len(self._seen) > 2 and (
             (progress.now - self._seen[1][0]).total_seconds() >= self.window
@@ -133,17 +136,17 @@ def headline(progress: Progress, pace: Pace) -> str:
 
 
 def picture(progress: Progress, pace: Pace) -> RenderableType:
-    """The live display."""
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    """Return the live display."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("source", "engine", "state"):
-        made.add_column(heading, no_wrap=True)
-    made.add_column("units", justify="right", no_wrap=True)
-    made.add_column("stored", justify="right", no_wrap=True)
-    made.add_column("", min_width=10, max_width=30)
+        table.add_column(heading, no_wrap=True)
+    table.add_column("units", justify="right", no_wrap=True)
+    table.add_column("stored", justify="right", no_wrap=True)
+    table.add_column("", min_width=10, max_width=30)
     for source in progress.sources:
-        made.add_row(
-            source.name,
-            Text(source.engine, style="dim"),
+        table.add_row(
+            Text(output.printable(source.name)),
+            Text(output.printable(source.engine), style="dim"),
             output.status(source.state),
             f"{source.done}/{source.units}",
             output.size(source.stored),
@@ -153,11 +156,11 @@ def picture(progress: Progress, pace: Pace) -> RenderableType:
         Text.assemble("run ", (progress.run, "bold"), "  ", output.status(progress.state))
     ]
     if progress.sources:
-        lines += [made, Text(headline(progress, pace), style="dim")]
+        lines += [table, Text(headline(progress, pace), style="dim")]
     else:
         lines.append(Text(f"planning, {output.duration(progress.elapsed)}", style="dim"))
     lines += [
-        Text(f"{source.name}: {source.message}", style="yellow")
+        Text(output.printable(f"{source.name}: {source.message}"), style="yellow")
         for source in progress.sources
         if source.message
     ]
@@ -174,7 +177,7 @@ def _bar(source: SourceProgress) -> RenderableType:
 
 
 def changes(before: Progress | None, after: Progress) -> list[str]:
-    """What is new, one line each, for output that is not a terminal."""
+    """Return what is new, one line each, for output that is not a terminal."""
     lines: list[str] = []
     known = {source.name: source for source in before.sources} if before else {}
     for source in after.sources:
@@ -217,15 +220,17 @@ class RestoreProgress:
 
     @property
     def ended(self) -> bool:
+        """Whether nothing more will happen."""
         return self.state in ENDED
 
     @property
     def elapsed(self) -> float:
+        """Seconds since the restore began."""
         return max(0.0, (self.now - self.started).total_seconds())
 
 
 def restore_picture(progress: RestoreProgress) -> RenderableType:
-    """The live display of a restore."""
+    """Return the live display of a restore."""
     lines: list[RenderableType] = [
         Text.assemble("restore ", (progress.restore, "bold"), "  ", output.status(progress.state))
     ]
@@ -238,7 +243,7 @@ def restore_picture(progress: RestoreProgress) -> RenderableType:
 
 
 def restore_changes(before: RestoreProgress | None, after: RestoreProgress) -> list[str]:
-    """What is new, one line each."""
+    """Return what is new, one line each."""
     lines: list[str] = []
     if before is None or before.state != after.state:
         lines.append(f"restore {after.restore} {after.state}")

@@ -16,10 +16,10 @@ from stepvault_cli.common import Where, config_option, json_option, where
 @json_option
 @where
 def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
-    """Show which backups retention lets go, and with --yes remove them.
+    """Show which backups retention no longer keeps, and with --yes remove them.
 
-    Never a source's newest sealed backup, never objects that a later incremental backup leans
-    on, never sources that the configuration does not name. The vault keeps removed versions
+    Never a source's newest sealed backup, never objects that a later incremental backup
+    refers to, never sources that the configuration does not name. The vault keeps removed versions
     for noncurrent_days, as a way back.
 
     \b
@@ -37,7 +37,7 @@ def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
     out = output.console()
     for p in pruned:
         for run in p.removed:
-            out.print(f"{'removed' if yes else 'would remove'} {p.source}/{run}", markup=False)
+            out.print(f"{'removed' if yes else 'would remove'} {p.source}/{run}")
     rows = [
         (
             p.source,
@@ -52,4 +52,4 @@ def prune(place: Where, yes: bool, config_file: Path, as_json: bool) -> None:
     headings = ("source", ">removed" if yes else ">would go", ">kept", ">objects", ">bytes", "")
     out.print(output.table(headings, rows))
     if not yes and any(p.objects for p in pruned):
-        click.echo("Nothing was touched. To remove them: stepvault prune --yes")
+        output.echo("Nothing was touched. To remove them: stepvault prune --yes")

@@ -1,6 +1,7 @@
 """``stepvault restore``: by the deployed state machine, or right here."""
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,16 @@ from stepvault import errors
 from stepvault.catalog import Vault
 from stepvault.config import load
 from stepvault.errors import ConfigInvalid
-from stepvault.records import Manifest, RestoreOptions
-from stepvault.restore import RestoreRequest, differences, find_manifest, restore_here
-from stepvault.settings import ConnectionSettings, TargetSettings
+from stepvault.records import Manifest, RestoreOptions, Unrestored
+from stepvault.restore import (
+    RestoreRequest,
+    complain,
+    differences,
+    each_once,
+    find_manifest,
+    restore_here,
+)
+from stepvault.settings import ConnectionSettings, TargetSettings, engine_models
 from stepvault_cli import aws, output
 from stepvault_cli.common import (
     FAILED,
@@ -26,8 +34,6 @@ from stepvault_cli.common import (
     where,
 )
 from stepvault_cli.follow import follow_restore
-
-_SERVERS = ("postgres", "mysql")
 
 
 @click.command()
@@ -53,6 +59,18 @@ _SERVERS = ("postgres", "mysql")
     metavar="keep|none|ROLE",
     help="Who owns what is restored: as backed up, the connecting user, or that role.",
 )
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Restore all that can be, then list the rest, each with its reason; exit code 5.",
+)
+@click.option(
+    "--without",
+    multiple=True,
+    metavar="KIND",
+    help="Leave out things of this kind, such as tablespaces or extension:NAME; may be repeated. "
+    "What a target cannot take is listed with its KIND before anything is written.",
+)
 @click.option("--compare", is_flag=True, help="Afterwards compare all content with the backup.")
 @config_option("Checked for TARGET if it is there; the deployed configuration decides.")
 @json_option
@@ -66,6 +84,8 @@ def restore(
     overwrite: bool,
     database: str | None,
     owner: str,
+    keep_going: bool,
+    without: tuple[str, ...],
     compare: bool,
     config_file: Path,
     as_json: bool,
@@ -82,12 +102,20 @@ def restore(
       SHOP=postgresql://… \\
         stepvault restore shop --to env:SHOP --only public.orders
       stepvault restore uploads --to ./uploads --only 'invoices/2026/**'
+      stepvault restore shop --to rds --owner none --keep-going
       stepvault restore tickets --run 20261122T030000Z-nightly --to ./tickets.sqlite
     """
     place_to = where_to(target, config_file)
     manifest = find_manifest(place.vault, source, run_id)
     _check_kind(manifest, place_to)
-    options = RestoreOptions(only=list(only), overwrite=overwrite, database=database, owner=owner)
+    options = RestoreOptions(
+        only=list(only),
+        overwrite=overwrite,
+        database=database,
+        owner=owner,
+        keep_going=keep_going,
+        without=list(without),
+    )
     request = RestoreRequest(
         source=source, run_id=manifest.run_id, target=place_to, options=options
     )
@@ -96,8 +124,6 @@ def restore(
         out.print(
             f"{source} ({manifest.engine}) of {output.moment(manifest.sealed)}, run "
             f"{manifest.run_id}, {output.size(manifest.raw_bytes)} → {target}",
-            markup=False,
-            soft_wrap=True,
         )
     if isinstance(place_to, str):
         if compare:
@@ -111,7 +137,7 @@ def restore(
 
 
 def where_to(target: str, config_file: Path) -> str | TargetSettings:
-    """What ``--to`` means: the name of a target, or a place of one's own.
+    """Return what ``--to`` means: the name of a target, or a place of one's own.
 
     Raises:
         ConfigInvalid: a URL with its password on the command line, or an unknown target.
@@ -138,27 +164,33 @@ def where_to(target: str, config_file: Path) -> str | TargetSettings:
 
 
 def _check_kind(manifest: Manifest, place: str | TargetSettings) -> None:
-    """A database server goes to a server, all else to a path; targets know for themselves."""
+    """Refuse a server's backup for a path, and others for a server; the machine checks its targets."""
     if isinstance(place, str):
         return
+    model = engine_models().get(manifest.engine)
+    if model is None:
+        return  # a newer tool's engine: the restore itself refuses it, and names the version
     what = f"{manifest.source!r} is a {manifest.engine} backup"
-    if place.path and manifest.engine in _SERVERS:
+    if place.path and model.is_server:
         raise ConfigInvalid(
             f"{what}, which goes into a database server, not to a path",
             "Put the server's URL into an environment variable and write --to env:NAME",
         )
-    if place.connection and manifest.engine not in _SERVERS:
+    if place.connection and not model.is_server:
         raise ConfigInvalid(f"{what}, which goes to a path", "Write --to ./folder-or-file")
 
 
 def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> None:
     deployed = place.deployment
+    vault = Vault(deployed.vault)
     execution = aws.start(deployed.machine("Restore"), request.model_dump(mode="json"))
     try:
-        progress = follow_restore(Vault(deployed.vault), execution, out)
+        progress = follow_restore(vault, execution, out)
     except KeyboardInterrupt:
-        click.echo(f"The restore goes on as execution {execution.name}: {execution.arn}", err=True)
+        output.echo(f"The restore goes on as execution {execution.name}: {execution.arn}", err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
+    report = vault.restore_report(progress.restore)
+    left = report.unrestored if report else each_once(vault.unrestored(progress.restore))
     ok = progress.state == "succeeded"
     if out is None:
         output.print_json(
@@ -168,15 +200,19 @@ def _by_machine(place: Where, request: RestoreRequest, out: Console | None) -> N
                 "source": request.source,
                 "run_id": request.run_id,
                 "execution_arn": execution.arn,
+                "unrestored": [what.model_dump() for what in left],
                 "error": progress.error or None,
             }
         )
     elif ok:
-        click.echo(f"restored in {output.duration(progress.elapsed)}")
+        output.echo(f"restored in {output.duration(progress.elapsed)}")
     else:
-        click.secho(f"restore {progress.state}: ", fg="red", bold=True, nl=False, err=True)
-        click.echo(progress.error, err=True)
+        output.echo_error(f"restore {progress.state}: {progress.error}")
+    if out:
+        _list_unrestored(left)
     if not ok:
+        if report is None and progress.tasks:  # the target was checked, and written to
+            output.echo(UNFINISHED, err=True)
         kind = getattr(errors, progress.error.partition(":")[0], None)
         raise click.exceptions.Exit(exit_code(kind) if isinstance(kind, type) else FAILED)
 
@@ -188,26 +224,57 @@ def _here(
     out: Console | None,
     compare: bool,
 ) -> None:
-    tally = Tally(manifest.raw_bytes, out)
-    with tally:
-        restore_here(vault, request, progress=tally.add)
-    wrong = differences(vault, request)[1] if compare else []
+    tally, reported = Tally(manifest.raw_bytes, out), list[Unrestored]()
+    begun = threading.Event()
+    try:
+        with tally:
+            restore_here(
+                vault,
+                request,
+                progress=tally.add,
+                unrestored=reported.append,
+                begin=begun.set,
+            )
+    except BaseException:
+        if begun.is_set():
+            output.echo(UNFINISHED, err=True)
+        raise
+    left, not_compared = each_once(reported), list[str]()
+    wrong = differences(vault, request, None, not_compared.append)[1] if compare else []
     if out is None:
         result: dict[str, Any] = {
-            "status": "succeeded" if not wrong else "different",
+            "status": "different" if wrong else "succeeded",
             "source": request.source,
             "run_id": request.run_id,
             "raw_bytes": tally.done,
+            "unrestored": [what.model_dump() for what in left],
         }
-        output.print_json(result | ({"differences": wrong} if compare else {}))
+        compared = {"differences": wrong, "not_compared": list(dict.fromkeys(not_compared))}
+        output.print_json(result | (compared if compare else {}))
     else:
-        click.echo(f"restored {output.size(tally.done)} in {output.duration(tally.seconds)}")
-        if compare and not wrong:
-            click.echo("compared: all content equals the backup")
+        output.echo(f"restored {output.size(tally.done)} in {output.duration(tally.seconds)}")
+        _list_unrestored(left)
+        if compare:
+            output.print_comparison(wrong, not_compared)
+    complain(request.source, left)
     if wrong:
-        for line in wrong:
-            click.secho(f"different: {line}", fg="red", err=True)
         raise click.exceptions.Exit(FAILED)
+
+
+#: For whoever sees a restore end half-way.
+UNFINISHED = (
+    "The target is incomplete and must not be used. The same command, run again, goes on with this "
+    "restore where the target allows it; with --overwrite it begins anew"
+)
+
+
+def _list_unrestored(left: Sequence[Unrestored]) -> None:
+    """Print a line for each thing that is not there, those that were asked for last."""
+    for what in left:
+        start, colour = ("left out: ", None) if what.asked else ("not restored: ", "red")
+        output.echo(f"{what.kind} {what.name}: {what.reason}", err=True, fg=colour, start=start)
+        if what.statement and not what.asked:
+            output.echo(f"  {what.statement}", err=True)
 
 
 class Tally:
@@ -236,6 +303,7 @@ class Tally:
         self._bar.stop()
 
     def add(self, _: str, count: int) -> None:
+        """Count more restored bytes."""
         with self._lock:
             self.done += count
         self._bar.advance(self._task, count)

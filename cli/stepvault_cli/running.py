@@ -53,7 +53,7 @@ def run(place: Where, sources: str | None, run_id: str | None, detach: bool, as_
         if as_json:
             output.print_json({"run_id": started, "execution_arn": execution.arn})
         else:
-            click.echo(f"run {started} started; follow it: stepvault watch {started}")
+            output.echo(f"run {started} started; follow it: stepvault watch {started}")
         return
     _follow(Vault(deployed.vault), started, execution, as_json)
 
@@ -85,7 +85,7 @@ def watch(place: Where, run_id: str, as_json: bool) -> None:
 
 
 def newest_run(vault: Vault, machine: str | None) -> str:
-    """The newest run, planned or just started."""
+    """Return the newest run, planned or just started."""
     executions = aws.executions(machine, 20) if machine else {}
     known = by_age({*vault.runs()[-20:], *executions}, executions)
     if not known:
@@ -109,10 +109,10 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
     try:
         progress = follow_run(RunFollower(vault, run, execution), out)
     except KeyboardInterrupt:
-        click.echo(_GOES_ON.format(run), err=True)
+        output.echo(_GOES_ON.format(run), err=True)
         raise click.exceptions.Exit(INTERRUPTED) from None
     except StepvaultError:
-        click.echo(_GOES_ON.format(run), err=True)
+        output.echo(_GOES_ON.format(run), err=True)
         raise
     summary = vault.summary(run) if progress.sources else None
     if as_json:
@@ -132,28 +132,29 @@ def _follow(vault: Vault, run: str, execution: aws.Execution | None, as_json: bo
 
 
 def _tell_end(progress: Progress, err: Console, *, pictured: bool) -> None:
-    """What came of it and what to do next; the live picture, if there was one, stays above."""
+    """Print what came of it and what to do next; a live picture, if there was one, stays above."""
     by_state: dict[str, list[str]] = {}
     for source in progress.sources:
         by_state.setdefault(source.state, []).append(source.name)
-    told = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
+    states = "; ".join(f"{', '.join(names)} {state}" for state, names in by_state.items())
     if progress.state == "succeeded":
-        click.echo(
-            f"{told or 'nothing to do'}. {output.size(progress.stored)} stored in "
+        output.echo(
+            f"{states or 'nothing to do'}. {output.size(progress.stored)} stored in "
             f"{output.duration(progress.elapsed)}. Look closer: stepvault show {progress.run}"
         )
         return
 
     def say(line: str) -> None:
-        err.print(line, markup=False, soft_wrap=True)
+        for part in line.split("\n"):
+            err.print(part)
 
     failed = [source for source in progress.sources if source.message]
     if not pictured:
         err.print(f"run {progress.state}", style="bold red", end="")
-        say(f": {told}" if told else "")
+        say(f": {states}" if states else "")
         for source in failed:
             say(f"  {source.name}: {source.message}")
     if not failed and progress.error:
         say(f"  {progress.error}")
     if progress.sources:
-        say(f"Mend the cause, then: stepvault run --run-id {progress.run}")
+        say(f"Correct the cause, then: stepvault run --run-id {progress.run}")

@@ -56,7 +56,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
         output.print_json(lines)
         return
     if not lines:
-        click.echo("No runs yet; start one with: stepvault run")
+        output.echo("No runs yet; start one with: stepvault run")
         return
     rows = [
         (
@@ -75,7 +75,7 @@ def runs(place: Where, limit: int, as_json: bool) -> None:
 
 
 def _executions(place: Where) -> dict[str, aws.Execution]:
-    """Executions tell which unsealed runs are at work; without a stack, nobody knows."""
+    """Return the executions, which tell what unsealed runs are at work; none without a stack."""
     try:
         return aws.executions(place.deployment.machine("Backup"))
     except StepvaultError:
@@ -180,17 +180,15 @@ def _show_run(place: Where, vault: Vault, run: str, as_json: bool) -> None:
             out.print(
                 f"{result.source}/{failure.unit} failed: {failure.error}: {failure.message}",
                 style="red",
-                markup=False,
-                soft_wrap=True,
             )
         for warning in result.warnings:
-            out.print(f"{result.source}: {warning}", style="yellow", markup=False, soft_wrap=True)
+            out.print(f"{result.source}: {warning}", style="yellow")
     if any(s.status == "failed" for s in summary.sources):
-        click.echo(f"Mend the cause, then: stepvault run --run-id {run}")
+        output.echo(f"Correct the cause, then: stepvault run --run-id {run}")
 
 
 def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
-    """A run without a summary: how far it is."""
+    """Show how far a run without a summary is."""
     execution = _executions(place).get(run)
     progress = RunFollower(vault, run, execution).look()
     if not progress.sources and execution is None:
@@ -220,9 +218,9 @@ def _show_unsealed(place: Where, vault: Vault, run: str, as_json: bool) -> None:
         out.print(output.table(("source", "engine", "state", ">units", ">stored"), rows))
     for message in [progress.error, *(s.message for s in progress.sources)]:
         if message:
-            out.print(message, style="red", markup=False, soft_wrap=True)
+            out.print(message, style="red")
     if not progress.ended:
-        click.echo(f"Follow it: stepvault watch {run}")
+        output.echo(f"Follow it: stepvault watch {run}")
 
 
 def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
@@ -249,7 +247,7 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
     ]
     width = max(len(name) for name, _ in lines) + 2
     for name, value in lines:
-        out.print(f"{name:<{width}}{value}", markup=False, soft_wrap=True)
+        out.print(f"{name:<{width}}{value}")
     shown = manifest.objects if all_objects else _largest(manifest.objects)
     rows = [
         (
@@ -265,10 +263,11 @@ def _show_backup(vault: Vault, manifest: Manifest, all_objects: bool) -> None:
     out.print(output.table(("object", ">holds", ">raw", ">stored", ""), rows))
     if len(shown) < len(manifest.objects):
         rest = len(manifest.objects) - len(shown)
-        click.echo(f"and {output.count(rest, 'smaller object')}; --objects lists all")
+        output.echo(f"and {output.count(rest, 'smaller object')}; --objects lists all")
     for warning in manifest.warnings:
-        out.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True)
-    click.echo(f"\nRestore it: stepvault restore {source} --run {run} --to …")
+        out.print(f"warning: {warning}", style="yellow")
+    output.echo()
+    output.echo(f"Restore it: stepvault restore {source} --run {run} --to …")
 
 
 def _largest(objects: Sequence[StoredObject], most: int = 15) -> list[StoredObject]:

@@ -1,6 +1,7 @@
 """``stepvault verify``: is the backup whole, and is the copy equal to it?"""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -46,6 +47,7 @@ def verify(
       COPY=postgresql://… stepvault verify shop --restored env:COPY
     """
     manifest = find_manifest(place.vault, source, run_id)
+    not_compared: list[str] = []
     tally = Tally(manifest.raw_bytes, None if as_json or restored else output.console())
     if restored:
         target = where_to(restored, config_file)
@@ -56,20 +58,24 @@ def verify(
             options=RestoreOptions(database=database),
         )
         config = load(config_file) if isinstance(target, str) else None
-        wrong = differences(place.vault, request, config)[1]
+        wrong = differences(place.vault, request, config, not_compared.append)[1]
     else:
         with tally:
             wrong = verify_backup(place.vault, manifest, tally.add)
     if as_json:
-        result = {"source": source, "run_id": manifest.run_id, "differences": wrong}
+        result: dict[str, Any] = {"source": source, "run_id": manifest.run_id, "differences": wrong}
+        if restored:
+            result["not_compared"] = list(dict.fromkeys(not_compared))
         output.print_json(result | {"status": "different" if wrong else "equal"})
     elif not wrong:
         what = f"{restored} equals the backup" if restored else "every object is whole"
         held = output.count(len(manifest.objects), "object")
-        click.echo(
+        output.echo(
             f"{source}/{manifest.run_id}: {what} ({held}, {output.size(manifest.raw_bytes)})"
         )
+    for what in [] if as_json else dict.fromkeys(not_compared):
+        output.echo(f"not compared: {what}")
     for line in [] if as_json else wrong:
-        click.secho(f"different: {line}", fg="red", err=True)
+        output.echo(f"different: {line}", fg="red", err=True)
     if wrong:
         raise click.exceptions.Exit(REFUSED)

@@ -1,24 +1,18 @@
-"""A real MariaDB server of our own: its own data folder, port and socket, gone afterwards.
+"""A real MariaDB server with its own data folder, port and socket; removed at the end.
 
 Debian's ``mariadb-server`` package gives the programs; the system's service is never touched.
-For tests, the demo and the benchmark, so durability is off: a crash loses everything.
+Durability is off: a crash may lose everything.
 """
 
 import os
-import pwd
 import shutil
-import signal
 import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 import pymysql
 
-from devtools.servers.postgres import free_port, roomy_memory
+from devtools.servers.server import Server, run_program
 
 PASSWORD = "stepvault-demo"
 _SMALL_AND_FAST = (
@@ -40,106 +34,41 @@ _SMALL_AND_FAST = (
 )
 
 
-class MariaDb:
-    """``with MariaDb() as server: server.port, server.socket, server.sql(...)``.
+class MariaDb(Server):
+    """Run one MariaDB server: ``with MariaDb() as server: server.port, server.sql(...)``.
 
     Args:
         options: more options of mariadbd, such as ``--log-bin``; the last one given wins.
-        folder: where to keep the data; a temporary folder, removed at the end, when left out.
 
     Raises:
         FileNotFoundError: MariaDB is not installed; says which package to install.
-        RuntimeError: the server did not start; quotes what it said.
     """
 
+    title = "MariaDB"
     user = "root"
     password = PASSWORD
-    host = "127.0.0.1"
+    accounts = ("mysql",)
     daemon = "mariadbd"
     no_binary_log = "--skip-log-bin"
     programs: Sequence[str] = ("mariadbd", "mariadb-install-db")
     small_and_fast: Sequence[str] = _SMALL_AND_FAST
 
-    def __init__(self, options: Sequence[str] = (), folder: Path | None = None) -> None:
+    def __init__(self, options: Sequence[str] = ()) -> None:
         for program in self.programs:
             if shutil.which(program, path=_path()) is None:
                 raise FileNotFoundError(
                     f"{program} not found: apt-get install --no-install-recommends mariadb-server"
                 )
+        super().__init__()
         self.options = list(options)
-        self.port = free_port()
-        self._given = folder
-        self._first: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def __enter__(self) -> "MariaDb":
-        # A socket's path may hold 107 bytes, so the folder is short whatever TMPDIR says.
-        self.folder = self._given or Path(
-            tempfile.mkdtemp(prefix="mariadb-", dir=roomy_memory() or "/tmp")
-        )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.data, self.socket, self.log = (
-            self.folder / name for name in ("data", "socket", "log")
-        )
-        try:
-            self._own()
-            if not self.data.exists():
-                self._install()
-            self.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop(signal.SIGKILL)  # nobody needs the data any more
-        if self._given is None:
-            shutil.rmtree(self.folder, ignore_errors=True)
-
-    def start(self) -> None:
-        """Start the server on the data folder and wait until it answers."""
-        command = [*self._command(self.daemon), *self.small_and_fast, f"--port={self.port}"]
-        # A starting server removes temporary tables from its folder for them: /tmp is not ours alone.
-        command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid"]
-        command += [f"--tmpdir={self.folder}", *self.options]
-        if self._first is not None:
-            command.append(f"--init-file={self._first}")
-            self._first = None
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"MariaDB did not start:\n{self._said()}")
-            time.sleep(0.02)
-
-    def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(self.socket))
-                return bool(probe.recv(1))
-            except OSError:
-                return False
-
-    def stop(self, how: signal.Signals = signal.SIGTERM) -> None:
-        """Stop the server; ``SIGKILL`` is a crash."""
-        if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(60)
-            self._process = None
 
     @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
+    def socket(self) -> Path:
+        """The server's Unix socket."""
+        return self.folder / "socket"
 
     def connect(self, database: str | None = None) -> "pymysql.Connection[pymysql.cursors.Cursor]":
-        """A new connection as root, in autocommit mode."""
+        """Return a new connection as root, in autocommit mode."""
         return pymysql.connect(
             unix_socket=str(self.socket),
             user=self.user,
@@ -150,7 +79,7 @@ class MariaDb:
         )
 
     def sql(self, *statements: str, database: str | None = None) -> list[tuple[object, ...]]:
-        """Run statements as root; returns the last one's rows."""
+        """Run statements as root; return the last one's rows."""
         connection = self.connect(database)
         try:
             with connection.cursor() as cursor:
@@ -162,49 +91,60 @@ class MariaDb:
             connection.close()
 
     def dialect(self, statement: str) -> list[str]:
-        """The statement as this kind of server wants it, maybe in several."""
+        """Return the statement as this kind of server wants it, maybe in several."""
         return [statement]
 
-    def _install(self) -> None:
-        command = [*self._command("mariadb-install-db"), "--auth-root-authentication-method=normal"]
-        command += ["--skip-test-db", "--skip-name-resolve", "--innodb-log-file-size=32M"]
-        command += ["--innodb-flush-method=nosync", "--innodb-doublewrite=0"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"mariadb-install-db failed:\n{done.stdout}{done.stderr}")
+    def _make_data(self) -> None:
+        install = ["--auth-root-authentication-method=normal", "--skip-test-db"]
+        install += ["--skip-name-resolve", "--innodb-log-file-size=32M"]
+        install += ["--innodb-flush-method=nosync", "--innodb-doublewrite=0"]
+        run_program([*self._program("mariadb-install-db"), *install])
         self._set_passwords("CREATE OR REPLACE USER")
 
     def _set_passwords(self, create: str) -> None:
-        # The first start sets them: one statement a line is what the server reads.
-        self._first = self.folder / "first-start.sql"
-        self._first.write_text(
+        """Write what the first start runs: one statement a line is what the server reads."""
+        self._first_start.write_text(
             f"ALTER USER root@localhost IDENTIFIED BY '{self.password}';\n"
             f"{create} root@127.0.0.1 IDENTIFIED BY '{self.password}';\n"
             "GRANT ALL ON *.* TO root@127.0.0.1 WITH GRANT OPTION;\n"
         )
-        self._own()
+        self.give_away()
 
-    def _command(self, program: str) -> list[str]:
+    @property
+    def _first_start(self) -> Path:
+        return self.folder / "first-start.sql"
+
+    def start(self) -> None:
+        """Start the server as ``Server.start`` does; its first start sets the passwords."""
+        super().start()
+        self._first_start.unlink(missing_ok=True)
+
+    def _command(self) -> Sequence[str]:
+        command = [*self._program(self.daemon), *self.small_and_fast, f"--port={self.port}"]
+        # A starting server removes the temporary tables it finds: in /tmp there are others'.
+        command += [f"--socket={self.socket}", f"--pid-file={self.folder}/pid"]
+        command += [f"--tmpdir={self.folder}", *self.options]
+        if self._first_start.exists():
+            command.append(f"--init-file={self._first_start}")
+        return command
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(self.socket))
+                return bool(probe.recv(1))
+            except OSError:
+                return False
+
+    def _program(self, program: str) -> list[str]:
+        """Return a program's path and the options that all of the server's programs take first."""
         path = shutil.which(program, path=_path())
         assert path is not None
-        return [path, "--no-defaults", f"--datadir={self.data}", *_user()]
+        return [path, "--no-defaults", f"--datadir={self.data}", *self._user()]
 
-    def _own(self) -> None:
-        if os.geteuid() == 0:
-            shutil.chown(self.folder, "mysql", "mysql")
-            for path in self.folder.iterdir():
-                shutil.chown(path, "mysql", "mysql")
-
-    def _said(self) -> str:
-        return self.log.read_text(errors="replace")[-2000:]
-
-
-def _user() -> list[str]:
-    """mariadbd refuses to run as root; Debian's package brings the user mysql."""
-    if os.geteuid() != 0:
-        return []
-    pwd.getpwnam("mysql")
-    return ["--user=mysql"]
+    def _user(self) -> list[str]:
+        # The server gives up root's rights by itself.
+        return [f"--user={self.account.pw_name}"] if self.account else []
 
 
 def _path() -> str:

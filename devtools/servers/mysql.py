@@ -5,13 +5,12 @@ included, from the mirror this system uses (apt checks Debian's signatures) and 
 ``build/mysql``. Nothing is installed. Its own loader starts it, so this system's libraries may be older.
 """
 
-import os
 import re
-import subprocess
 import tempfile
 from pathlib import Path
 
 from devtools.servers.mariadb import MariaDb
+from devtools.servers.server import run_program
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "build/mysql"
@@ -20,10 +19,10 @@ _LIBRARIES = "usr/lib/*-linux-gnu", "usr/lib/mysql/private"
 
 
 def unpack() -> Path:
-    """The folder with MySQL's programs and libraries, made at first use.
+    """Return the folder with MySQL's programs and libraries; make it at first use.
 
     Raises:
-        RuntimeError: apt cannot fetch the packages; quotes what it said.
+        RuntimeError: apt cannot fetch the packages; quotes what it printed.
     """
     if HOME.is_dir():
         return HOME
@@ -46,11 +45,11 @@ def unpack() -> Path:
             "Debug::NoLocking": "1",
         }
         apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
-        _run([*apt, "update"])
-        _run([*apt, "install", "--yes", "--download-only", "mysql-server-core"])
+        run_program([*apt, "update"])
+        run_program([*apt, "install", "--yes", "--download-only", "mysql-server-core"])
         made = folder / "made"
         for package in (folder / "cache/archives").glob("*.deb"):
-            _run(["dpkg-deb", "--extract", str(package), str(made)])
+            run_program(["dpkg-deb", "--extract", str(package), str(made)])
         made.chmod(0o755)
         made.rename(HOME)
     return HOME
@@ -63,12 +62,6 @@ def _mirror() -> str:
         if found := re.search(r"^(?:deb\b.*?|URIs:)\s(\w+://\S+/debian/?)(?:\s|$)", text, re.M):
             return found[1]
     raise RuntimeError("no mirror of Debian's packages is named under /etc/apt")
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}"[-3000:])
 
 
 #: A subquery in place of a table of MariaDB's sequence engine.
@@ -90,8 +83,9 @@ _WORDS = (
 
 
 class MySql(MariaDb):
-    """``with MySql() as server``, as ``MariaDb``."""
+    """Run one MySQL server: ``with MySql() as server``, as ``MariaDb``."""
 
+    title = "MySQL"
     daemon = "mysqld"
     programs = ()
     small_and_fast = (
@@ -109,7 +103,7 @@ class MySql(MariaDb):
     )
 
     def dialect(self, statement: str) -> list[str]:
-        """MariaDB's statement in MySQL's words."""
+        """Translate MariaDB's statement for MySQL."""
         statement = re.sub(r"\bseq_1_to_(\d+)", _SEQUENCE, statement)
         for theirs, ours in _WORDS:
             statement = re.sub(theirs, ours, statement)
@@ -118,25 +112,19 @@ class MySql(MariaDb):
             return [f"DROP {kind} IF EXISTS {name}", f"CREATE {kind} {name}{rest}"]
         return [statement]
 
-    def _install(self) -> None:
-        done = subprocess.run(
-            [*self._command("mysqld"), "--initialize-insecure", "--innodb-flush-method=nosync"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"MySQL's first start failed:\n{done.stdout}{done.stderr}")
+    def _make_data(self) -> None:
+        program = self._program("mysqld")
+        run_program([*program, "--initialize-insecure", "--innodb-flush-method=nosync"])
         self._set_passwords("CREATE USER")
 
-    def _command(self, program: str) -> list[str]:
+    def _program(self, program: str) -> list[str]:
         home = unpack()
         loader = next((home / "usr").glob("lib*/ld-linux-*.so.*"))
         libraries = ":".join(str(p) for pattern in _LIBRARIES for p in home.glob(pattern))
         return [
             *(str(loader), "--library-path", libraries, str(home / "usr/sbin" / program)),
             *("--no-defaults", f"--basedir={home / 'usr'}", f"--datadir={self.data}"),
-            *(["--user=mysql"] if os.geteuid() == 0 else []),
+            *self._user(),
         ]
 
 

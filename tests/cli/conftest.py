@@ -11,7 +11,7 @@ import boto3
 import pytest
 from click.testing import CliRunner, Result
 
-from stepvault import backup, plan
+from stepvault import plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.engines.base import UnitDraft
@@ -23,6 +23,7 @@ from stepvault.settings import Config
 from stepvault_cli import aws as cli_aws
 from stepvault_cli.main import cli
 from tests.core.streams import Scripted, ScriptedEngine
+from tests.planning import whole_plan
 
 CONFIG = Config.model_validate(
     {
@@ -89,6 +90,8 @@ class Stack:
     work: Callable[[dict[str, Any]], None] = lambda message: None
     """What to do with an execution; what it raises fails the execution as a function would."""
     seen: list[dict[str, Any]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    """Mistakes of a test's own work."""
 
     def serve(self, stop: threading.Event) -> None:
         sqs, states = boto3.client("sqs"), boto3.client("stepfunctions")
@@ -104,6 +107,9 @@ class Stack:
                     name = type(error).__name__
                     cause = json.dumps({"errorType": name, "errorMessage": str(error)})
                     states.send_task_failure(taskToken=body["token"], error=name, cause=cause)
+                except Exception as error:  # fails its own test, and leaves the others their stack
+                    self.errors.append(error)
+                    states.send_task_failure(taskToken=body["token"], error="BrokenTest")
                 else:
                     states.send_task_success(taskToken=body["token"], output="{}")
 
@@ -135,6 +141,9 @@ def stack(_deployed: Stack) -> Iterator[Stack]:
     _deployed.seen.clear()
     yield _deployed
     _deployed.work = lambda message: None
+    errors, _deployed.errors = _deployed.errors, []
+    if errors:
+        raise errors[0]
 
 
 @pytest.fixture
@@ -150,8 +159,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> dict[str, ScriptedEngine]:
             ],
         ),
     }
-    monkeypatch.setattr(plan.engines, "find", made.__getitem__)
-    monkeypatch.setattr(backup.engines, "find", made.__getitem__)
+    monkeypatch.setattr("stepvault.engines.find", made.__getitem__)
     return made
 
 
@@ -171,7 +179,7 @@ def run_unit(vault: Vault, engines: dict[str, ScriptedEngine], unit: Unit) -> No
 def whole_run(vault: Vault, engines: dict[str, ScriptedEngine], message: dict[str, Any]) -> None:
     """What the Backup state machine does with its functions, one after another."""
     request = parse(RunRequest, message)
-    state = plan.plan(CONFIG, vault, request)
+    state = whole_plan(CONFIG, vault, request)
     for unit in units(vault, state):
         try:
             run_unit(vault, engines, unit)

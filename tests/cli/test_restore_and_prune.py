@@ -1,6 +1,7 @@
 """``restore`` by the state machine and ``prune``, against a stack whose machines the test plays."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 import pytest
 
 from stepvault import keys
-from stepvault.errors import TargetNotEmpty
+from stepvault.errors import SourceDenied, TargetNotEmpty
+from stepvault.records import Unrestored
+from stepvault.restore import ReportRequest, report_restore
+from stepvault_cli import aws
 from tests.cli.conftest import Stack, invoke, whole_run
 from tests.core.streams import ScriptedEngine
 
@@ -31,6 +35,7 @@ def test_a_restore_to_a_target_starts_the_machine_with_all_options(
     done = invoke(
         *("restore", "app", "--to", "staging", "--stack", stack.name, "--only", "public.a"),
         *("--only", "public.b", "--database", "monday", "--owner", "none", "--overwrite"),
+        *("--keep-going", "--without", "tablespaces", "--without", "extension:postgis"),
     )
     assert done.exit_code == 0
     assert f"app (sqlite) of {done.stdout.split(' of ')[1][:16]}, run {sealed}" in done.stdout
@@ -44,6 +49,8 @@ def test_a_restore_to_a_target_starts_the_machine_with_all_options(
             "overwrite": True,
             "database": "monday",
             "owner": "none",
+            "keep_going": True,
+            "without": ["tablespaces", "extension:postgis"],
         },
     }
 
@@ -135,3 +142,81 @@ def test_prune_shows_first_and_removes_only_with_yes(
     assert list(stack.vault.entries(keys.backup_prefix("app", older))) == []
 
     assert "removed app/" not in invoke(*asked, "--yes").stdout, "nothing is left to do"
+
+
+def unrestored(name: str, *, asked: bool = False) -> Unrestored:
+    return Unrestored(
+        kind="extension",
+        name=name,
+        reason="not available" if not asked else "without extension:timescaledb",
+        statement="" if asked else f"CREATE EXTENSION {name}",
+        asked=asked,
+    )
+
+
+def plan_written(stack: Stack) -> str:
+    """Do what planning does; the restore's id."""
+    (execution,) = aws.executions(stack.machines["Restore"], only="RUNNING").values()
+    restore = keys.run_id(execution.started, execution.name)
+    for stage in ("before", "data", "after"):
+        stack.vault.put(keys.restore_plan(restore, stage), b"{}\n")
+    return restore
+
+
+def reporting(stack: Stack, *left: Unrestored) -> Callable[[dict[str, Any]], None]:
+    """The hands of a restore whose tasks leave these out, some of them twice."""
+
+    def work(message: dict[str, Any]) -> None:
+        restore = plan_written(stack)
+        for task in ("0000", "0001"):
+            stack.vault.put_unrestored(restore, "data", task, list(left))
+        asked = message["input"]
+        request = ReportRequest(restore_id=restore, source=asked["source"], run_id=asked["run_id"])
+        report_restore(stack.vault, request)
+
+    return work
+
+
+def test_what_a_machine_could_not_restore_is_listed_once_and_exits_5(
+    stack: Stack, sealed: str
+) -> None:
+    stack.work = reporting(stack, unrestored("postgis"), unrestored("timescaledb", asked=True))
+    asked = ("restore", "app", "--to", "staging", "--stack", stack.name, "--keep-going")
+    told = invoke(*asked)
+    assert told.exit_code == 5, told.output
+    assert told.stderr.count("not restored: extension postgis: not available") == 1
+    assert told.stderr.count("  CREATE EXTENSION postgis") == 1
+    assert told.stderr.count("left out: extension timescaledb") == 1
+    assert "All of 'app' was restored but 1: extension postgis: not available" in told.stderr
+    assert "incomplete" not in told.stderr
+
+    as_json = invoke(*asked, "--json")
+    assert as_json.exit_code == 5
+    assert [what["name"] for what in json.loads(as_json.stdout)["unrestored"]] == [
+        "postgis",
+        "timescaledb",
+    ]
+
+
+def test_what_was_left_out_on_purpose_is_no_failure(stack: Stack, sealed: str) -> None:
+    stack.work = reporting(stack, unrestored("timescaledb", asked=True))
+    told = invoke(
+        *("restore", "app", "--to", "staging", "--stack", stack.name),
+        *("--without", "extension:timescaledb"),
+    )
+    assert told.exit_code == 0, told.output
+    assert "left out: extension timescaledb: without extension:timescaledb" in told.stderr
+
+
+def test_a_machine_that_fails_in_its_first_task_says_that_the_target_is_incomplete(
+    stack: Stack, sealed: str
+) -> None:
+    def fail(message: dict[str, Any]) -> None:
+        plan_written(stack)
+        raise SourceDenied("permission denied for schema public", "Grant it")
+
+    stack.work = fail
+    told = invoke("restore", "app", "--to", "staging", "--stack", stack.name)
+    assert told.exit_code == 4
+    assert "permission denied" in told.stderr
+    assert "The target is incomplete" in told.stderr

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from stepvault import keys, plan, storage
+from stepvault import keys, storage
 from stepvault.errors import SourceDenied, SourceUnreachable, StorageUnavailable
 from stepvault.plan import RunInput, RunRequest
 from stepvault.records import Execution
@@ -20,6 +20,7 @@ from stepvault_cli import follow
 from stepvault_cli.follow import RunFollower
 from tests.cli.conftest import CONFIG, Stack, invoke, run_unit, units, whole_run
 from tests.core.streams import ScriptedEngine
+from tests.planning import whole_plan
 
 Engines = dict[str, ScriptedEngine]
 
@@ -192,7 +193,7 @@ def start(stack: Stack, **run_input: Any) -> tuple[str, dict[str, Any]]:
     request = RunRequest(
         execution=Execution(name="nightly", started=at), input=RunInput(**run_input)
     )
-    return request.run_id, plan.plan(CONFIG, stack.vault, request)
+    return request.run_id, whole_plan(CONFIG, stack.vault, request)
 
 
 def test_a_follower_sees_units_bytes_in_flight_and_failures(stack: Stack, engines: Engines) -> None:
@@ -242,7 +243,7 @@ def test_the_last_backup_foretells_the_next_ones_size(stack: Stack, engines: Eng
     seal(stack.vault, SealRequest(run_id=run))
     later = keys.run_started("20261123T030000Z-x")
     request = RunRequest(execution=Execution(name="next", started=later))
-    plan.plan(CONFIG, stack.vault, request)
+    whole_plan(CONFIG, stack.vault, request)
     app = RunFollower(stack.vault, request.run_id, None).look().sources[0]
     manifest = stack.vault.latest("app")
     assert manifest
@@ -261,7 +262,7 @@ def test_a_run_that_nobody_works_on_is_told_instead_of_watched_for_ever(
 
 def test_following_survives_a_hiccup_but_not_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(follow.time, "sleep", slept.append)
+    monkeypatch.setattr("stepvault_cli.follow.time.sleep", slept.append)
     answers: list[Exception | str] = [StorageUnavailable("S3 throttles")] * 3
     answers.append("there")
 

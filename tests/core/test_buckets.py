@@ -2,11 +2,12 @@ import pytest
 
 from stepvault import storage
 from stepvault.buckets import Buckets
+from stepvault.catalog import Vault
 from stepvault.engines.base import ObjectReader
 from stepvault.errors import SourceChanged, SourceMissing
 
 
-def test_objects_are_listed_and_read(vault):
+def test_objects_are_listed_and_read(vault: Vault) -> None:
     reader: ObjectReader = Buckets()
     for name in ("a/2", "a/1", "b/3"):
         vault.put(name, name.encode())
@@ -15,7 +16,7 @@ def test_objects_are_listed_and_read(vault):
     assert b"".join(reader.read(vault.bucket, "a/1", entries[0].etag)) == b"a/1"
 
 
-def test_an_object_replaced_meanwhile_is_noticed(vault):
+def test_an_object_replaced_meanwhile_is_noticed(vault: Vault) -> None:
     vault.put("a", b"old")
     (entry,) = Buckets().list(vault.bucket, "")
     storage.client().put_object(Bucket=vault.bucket, Key="a", Body=b"new")
@@ -24,11 +25,11 @@ def test_an_object_replaced_meanwhile_is_noticed(vault):
 
 
 @pytest.mark.usefixtures("aws")
-def test_a_bucket_that_does_not_exist_is_named():
+def test_a_bucket_that_does_not_exist_is_named() -> None:
     with pytest.raises(SourceMissing, match=r"s3://no-such-bucket/x does not exist"):
         list(Buckets().list("no-such-bucket", "x"))
 
 
-def test_an_object_that_does_not_exist_is_named(vault):
+def test_an_object_that_does_not_exist_is_named(vault: Vault) -> None:
     with pytest.raises(SourceMissing, match="nope does not exist"):
         list(Buckets().read(vault.bucket, "nope"))

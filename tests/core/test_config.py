@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from stepvault import config, expressions, mistakes
+from stepvault import config, expressions
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import Config, FilesSource, PostgresSource
 
@@ -199,7 +199,7 @@ def test_a_credential_in_the_file_is_pointed_at_and_never_shown(
         ('when = "at(tomorrow)"', "at(2026-12-31T23:00:00)"),
         ('when = "rate(1 day)"\ntimezone = "Berlin"', "did you mean Europe/Berlin?"),
         ('when = "rate(1 day)"\ntimezone = "Europe/Berln"', "did you mean Europe/Berlin?"),
-        ('when = "rate(1 day)"\nwindow_hours = 12', "use at least 26"),
+        ('when = "rate(1 day)"\nwindow_hours = 169', "has to be at most 168"),
         ('when = "rate(1 day)"\nevery = 3', "schedules.n.every: unknown key; known: name, when"),
         ('expression = "rate(1 day)"', "schedules.n.expression: unknown key; did you mean when?"),
     ],
@@ -303,13 +303,11 @@ def test_what_is_allowed_but_hardly_meant_is_noted(tmp_path: Path) -> None:
         [[schedules]]
         name = "monthly"
         when = "rate(30 days)"
-        window_hours = 168
         """
     )
     assert config.notes(config.load(file)) == [
         "shop: url_env is for a terminal; functions on AWS have no such variable",
         "docs: functions on AWS see no folder of yours without network.efs_access_point_arn, not /srv/docs",
-        "monthly: the alarm on a missed run looks back 168 hours and will ring between runs; 0 switches it off",
         "no retention: every backup is kept",
     ]
     assert config.notes(config.load(EXAMPLES / "stepvault.toml")) == []
@@ -336,7 +334,7 @@ TOML_VALUES = st.recursive(
 def test_whatever_stands_in_the_file_ends_in_lines_or_in_a_configuration(
     raw: dict[str, Any],
 ) -> None:
-    found = mistakes.find(raw)
+    found = config.mistakes(raw)
     if not found:
         Config.model_validate(raw)
     assert all(line and "\n" not in line for line in found)
@@ -364,3 +362,38 @@ def test_the_command_checks_prints_and_says_mistakes_with_exit_2(tmp_path: Path)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "sources.shop.optonal: unknown key; did you mean optional?" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a = " + "[" * 20_000,
+        "a = " + "[" * 400 + "]" * 400,
+        "a = " + "{b=" * 3_000 + "1" + "}" * 3_000,
+        "a" + ".a" * 5_000 + " = 1",
+        "".join(f"[{'a.' * n}a]\n" for n in range(0, 300, 20)),
+        "[" + "a." * 5_000 + "a]",
+        "a = " + "9" * 10_000,
+        "a = 0x" + "f" * 10_000,
+        "a = 2026-02-31",
+        "a = 1e999999",
+        'a = "\\ud800"',
+    ],
+    ids=lambda text: f"{text[:12]}…{len(text)}",
+)
+def test_toml_that_no_person_writes_is_refused_without_a_traceback(
+    tmp_path: Path, text: str
+) -> None:
+    assert "stepvault.toml" in complaints(tmp_path, text)
+    file = tmp_path / "deep.json"
+    file.write_text('{"sources": ' * 60_000)
+    with pytest.raises(ConfigInvalid, match=r"deep\.json"):
+        config.load(file)
+
+
+@pytest.mark.parametrize("key", ["path", "engine", "name"])
+def test_control_characters_in_a_value_are_a_mistake(tmp_path: Path, key: str) -> None:
+    source = {"name": "a", "engine": "files", "path": "/data"}
+    source[key] += "\\u0000b"
+    lines = "\n".join(f'{k} = "{v}"' for k, v in source.items())
+    assert "sources" in complaints(tmp_path, f"[[sources]]\n{lines}")

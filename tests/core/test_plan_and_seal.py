@@ -12,6 +12,7 @@ from stepvault.catalog import Vault
 from stepvault.engines.base import PlanJob, UnitDraft
 from stepvault.errors import (
     ConfigInvalid,
+    OutOfTime,
     RunNotFound,
     SourceDenied,
     SourceMissing,
@@ -25,6 +26,7 @@ from stepvault.records import Execution, Manifest, StoredObject, Summary, Unit
 from stepvault.seal import SealRequest, complain, seal
 from stepvault.settings import Config, PostgresSource
 from tests.core.streams import Scripted, ScriptedEngine, read_object
+from tests.planning import collected, whole_plan
 
 CONFIG = Config.model_validate(
     {
@@ -77,7 +79,7 @@ def latest(vault: Vault, source: str) -> Manifest:
 def test_the_plan_has_one_line_per_unit_for_each_map(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     assert state["run_id"] == "20261122T030000Z-nightly"
     assert state["attempt"] == 0
     assert [u.source.name for u in units_of(vault, state, "databases")] == ["app"]
@@ -102,8 +104,8 @@ def test_a_plan_that_was_cut_off_is_made_again(
     with monkeypatch.context() as patched:
         patched.setattr(vault, "put", cut_off)
         with pytest.raises(StorageUnavailable):
-            plan.plan(CONFIG, vault, request())
-    state = plan.plan(CONFIG, vault, request())
+            whole_plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     assert (state["databases"]["count"], state["files"]["count"]) == (1, 2)
 
 
@@ -114,7 +116,7 @@ def test_a_source_that_cannot_be_reached_stops_no_other(
         raise SourceUnreachable("bucket far-away cannot be read")
 
     monkeypatch.setattr(engines["files"], "plan", unreachable)
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     assert state["databases"]["count"] == 1
     assert [u.id for u in units_of(vault, state, "files")] == ["0000"]
 
@@ -124,26 +126,26 @@ def test_a_run_to_finish_must_have_begun(
     vault: Vault, engines: dict[str, ScriptedEngine], mistyped: str
 ) -> None:
     with pytest.raises((RunNotFound, ConfigInvalid), match=mistyped):
-        plan.plan(CONFIG, vault, request(run_id=mistyped))
+        whole_plan(CONFIG, vault, request(run_id=mistyped))
     assert vault.runs() == []
 
 
 def test_only_the_sources_asked_for_are_planned(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request(sources=["docs"]))
+    state = whole_plan(CONFIG, vault, request(sources=["docs"]))
     assert (state["databases"]["count"], state["files"]["count"]) == (0, 2)
     assert vault.get(state["databases"]["key"]) == b""
 
 
 def test_an_unknown_source_names_the_nearest(vault: Vault) -> None:
     with pytest.raises(ConfigInvalid, match=r"'dosc' is configured\. Did you mean 'docs'"):
-        plan.plan(CONFIG, vault, request(sources=["dosc"]))
+        whole_plan(CONFIG, vault, request(sources=["dosc"]))
 
 
 def test_a_run_id_that_is_none_is_refused(vault: Vault) -> None:
     with pytest.raises(ConfigInvalid, match="'yesterday' is not a run id"):
-        plan.plan(CONFIG, vault, request(run_id="yesterday"))
+        whole_plan(CONFIG, vault, request(run_id="yesterday"))
 
 
 @pytest.mark.parametrize(("own", "planned"), [(None, 7), (2, 2)])
@@ -155,7 +157,7 @@ def test_a_database_that_names_no_connections_gets_those_of_the_limits(
         {"sources": [source | ({"connections": own} if own else {})], "limits": {"connections": 7}}
     )
     engines["postgres"] = ScriptedEngine([])
-    state = plan.plan(config, vault, request())
+    state = whole_plan(config, vault, request())
     (unit,) = units_of(vault, state, "databases")
     assert isinstance(unit.source, PostgresSource)
     assert unit.source.connections == planned
@@ -169,7 +171,7 @@ def test_a_source_that_cannot_be_planned_stops_no_sibling(
         yield
 
     monkeypatch.setattr(engines["files"], "plan", missing)
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     assert state["databases"]["count"] == 1
     (whole,) = units_of(vault, state, "files")
     assert whole.listing is None
@@ -178,7 +180,7 @@ def test_a_source_that_cannot_be_planned_stops_no_sibling(
 def test_a_whole_run_is_sealed_with_one_manifest_per_source(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request(schedule="nightly"))
+    state = whole_plan(CONFIG, vault, request(schedule="nightly"))
     run_all(vault, engines, state)
     summary = sealed(vault, state["run_id"], input=RunInput(schedule="nightly"))
     complain(summary)
@@ -198,7 +200,7 @@ def test_a_whole_run_is_sealed_with_one_manifest_per_source(
 def test_what_has_no_manifest_is_not_a_backup(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, state)
     assert vault.latest("docs") is None
     assert vault.sealed_runs("docs") == []
@@ -209,7 +211,7 @@ def test_what_has_no_manifest_is_not_a_backup(
 def test_a_failed_source_is_named_while_the_others_are_sealed(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_unit(vault, engines, units_of(vault, state, "databases")[0])
     first, second = units_of(vault, state, "files")
     run_unit(vault, engines, first)
@@ -230,7 +232,7 @@ def test_a_killed_function_is_reported_and_its_open_upload_aborted(
 ) -> None:
     from stepvault import storage
 
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     key = keys.data("app", state["run_id"], "app.zst")
     storage.client().create_multipart_upload(Bucket=vault.bucket, Key=key)
     summary = sealed(vault, state["run_id"])
@@ -242,7 +244,7 @@ def test_a_killed_function_is_reported_and_its_open_upload_aborted(
 def test_an_object_that_vanished_after_its_receipt_keeps_the_source_unsealed(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, state)
     vault.put(keys.data("app", state["run_id"], "app.zst"), b"short")
     summary = sealed(vault, state["run_id"])
@@ -256,12 +258,12 @@ def lean_on_the_run_before(
     vault: Vault, engines: dict[str, ScriptedEngine], **run_input: Any
 ) -> tuple[dict[str, Any], list[StoredObject], dict[str, Any]]:
     """A sealed run, the objects of ``docs`` in it, and one not sealed yet that references them."""
-    first = plan.plan(CONFIG, vault, request())
+    first = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, first)
     seal(vault, SealRequest(run_id=first["run_id"]))
     packs = vault.manifest("docs", first["run_id"]).objects
     engines["files"].references = [o.model_copy(update={"run_id": first["run_id"]}) for o in packs]
-    second = plan.plan(CONFIG, vault, request(day=23, **run_input))
+    second = whole_plan(CONFIG, vault, request(day=23, **run_input))
     run_all(vault, engines, second)
     return first, packs, second
 
@@ -316,11 +318,12 @@ def fail_second_batch(
 def test_a_redriven_seal_hands_out_only_what_is_missing_and_then_seals(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     missing = fail_second_batch(vault, engines, state)
     summary, again = seal(vault, SealRequest(run_id=state["run_id"], redrive_count=1))
     assert summary is None
     assert (again["status"], again["attempt"]) == ("incomplete", 1)
+    again = collected(vault, again)
     assert (again["databases"]["count"], again["files"]["count"]) == (0, 1)
     assert units_of(vault, again, "files") == [missing]
     run_all(vault, engines, again)
@@ -331,7 +334,7 @@ def test_a_redriven_seal_hands_out_only_what_is_missing_and_then_seals(
 def test_a_redrive_that_changed_nothing_fails_again(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     fail_second_batch(vault, engines, state)
     seal(vault, SealRequest(run_id=state["run_id"], redrive_count=1))
     with pytest.raises(SourcesFailed, match="docs"):
@@ -343,9 +346,9 @@ def test_a_redrive_that_changed_nothing_fails_again(
 def test_a_new_execution_with_the_same_run_id_plans_only_what_is_missing(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     missing = fail_second_batch(vault, engines, state)
-    again = plan.plan(CONFIG, vault, request(run_id=state["run_id"]))
+    again = whole_plan(CONFIG, vault, request(run_id=state["run_id"]))
     assert again["run_id"] == state["run_id"]
     assert units_of(vault, again, "files") == [missing]
     assert (vault.units(state["run_id"]) or [])[1:] == units_of(vault, state, "files")
@@ -355,7 +358,7 @@ def test_a_new_execution_with_the_same_run_id_plans_only_what_is_missing(
 
 
 def test_sealing_twice_changes_nothing(vault: Vault, engines: dict[str, ScriptedEngine]) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, state)
     seal(vault, SealRequest(run_id=state["run_id"]))
     first = vault.manifest("docs", state["run_id"])
@@ -372,7 +375,7 @@ def test_an_optional_source_that_is_away_is_skipped_without_failing_the_run(
     vault: Vault, engines: dict[str, ScriptedEngine]
 ) -> None:
     sources = [CONFIG.sources[0].model_copy(update={"optional": True}), CONFIG.sources[1]]
-    state = plan.plan(CONFIG.model_copy(update={"sources": sources}), vault, request())
+    state = whole_plan(CONFIG.model_copy(update={"sources": sources}), vault, request())
     engines["sqlite"].fails_to_open = SourceMissing("/data/app.db does not exist")
     run_all(vault, engines, state)
     summary = sealed(vault, state["run_id"])
@@ -380,3 +383,45 @@ def test_an_optional_source_that_is_away_is_skipped_without_failing_the_run(
     app = next(r for r in summary.sources if r.source == "app")
     assert (app.status, app.warnings) == ("skipped", ["/data/app.db does not exist"])
     assert vault.latest("app") is None
+
+
+def test_databases_are_handed_out_before_any_tree_is_looked_at(
+    vault: Vault, engines: dict[str, ScriptedEngine]
+) -> None:
+    state = plan.plan(CONFIG, vault, request())
+
+    (unit,) = units_of(vault, state, "databases")
+    assert back_up(unit, vault).source == "app"
+    assert state["planning"]["count"] == 1
+    assert vault.units(state["run_id"]) is None
+    assert [u.source.name for u in vault.units_so_far(state["run_id"])] == ["app"]
+
+
+def test_a_source_whose_planning_was_cut_off_fails_alone_and_is_planned_again(
+    vault: Vault, engines: dict[str, ScriptedEngine]
+) -> None:
+    state = plan.plan(CONFIG, vault, request())  # and Lambda ends plan_source before it is done
+    state |= plan.collect_units(vault, plan.CollectRequest(run_id=state["run_id"]))
+    (cut_off,) = units_of(vault, state, "files")
+    with pytest.raises(OutOfTime, match="Planning docs was cut off"):
+        back_up(cut_off, vault)
+    for unit in units_of(vault, state, "databases"):
+        back_up(unit, vault)
+    summary = sealed(vault, state["run_id"])
+    assert {r.source: r.status for r in summary.sources} == {"app": "sealed", "docs": "failed"}
+
+    again = whole_plan(CONFIG, vault, request(run_id=state["run_id"]))
+    assert again["databases"]["count"] == 0
+    assert [u.id for u in units_of(vault, again, "files")] == ["0000", "0001"]
+    run_all(vault, engines, again)
+    summary = sealed(vault, state["run_id"])
+    assert {r.source: r.status for r in summary.sources} == {"app": "sealed", "docs": "sealed"}
+
+
+def test_a_source_without_a_file_has_a_plan_of_no_units_or_of_its_root(
+    vault: Vault, engines: dict[str, ScriptedEngine]
+) -> None:
+    engines["files"].planned = []
+    state = whole_plan(CONFIG, vault, request())
+
+    assert units_of(vault, state, "files") == []

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from stepvault import engines, plan
+from stepvault import engines, keys, plan
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.deadline import Deadline
@@ -56,7 +56,8 @@ def engine(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restoring]
     made = Restoring([Scripted("a.zst", lambda: iter([b"rows"]))])
     made.told, made.ended, made.released = threading.Event(), {}, threading.Event()
     monkeypatch.setattr(engines, "find", lambda name: made)
-    plan.fan_out(vault, RUN, [unit()], attempt=0)
+    plan.hand_out(vault, RUN, [unit()], attempt=0)
+    vault.put_lines(keys.plan(RUN, "files"), [])
     back_up(unit(), vault)
     seal(vault, SealRequest(run_id=RUN))
     yield made

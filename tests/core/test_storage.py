@@ -1,6 +1,7 @@
 """What a person is told when the vault says no: a real refusal, by an emulator that enforces IAM."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import pytest
@@ -13,7 +14,7 @@ from stepvault.storage import client
 
 
 @pytest.fixture
-def stranger(monkeypatch) -> Iterator[Vault]:
+def stranger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Vault]:
     """A vault, seen by somebody whom no policy allows anything."""
     with emulator.running(auth=True) as endpoint:
         for name, value in emulator.environment(endpoint).items():
@@ -31,14 +32,16 @@ def stranger(monkeypatch) -> Iterator[Vault]:
     client.cache_clear()
 
 
-def test_a_vault_that_refuses_is_named_with_the_call_and_the_fix(stranger):
+def test_a_vault_that_refuses_is_named_with_the_call_and_the_fix(stranger: Vault) -> None:
     with pytest.raises(VaultDenied, match=r"'closed-vault' refuses PutObject .*permissions"):
         stranger.put("key", b"x")
     with pytest.raises(VaultDenied, match=r"'closed-vault' refuses ListObjectsV2"):
         stranger.sources()
 
 
-def test_without_credentials_the_message_says_how_to_get_some(monkeypatch, tmp_path):
+def test_without_credentials_the_message_says_how_to_get_some(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(storage, "client", lambda: boto3.Session().client("s3"))
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)

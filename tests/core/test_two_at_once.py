@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import pytest
 
 from devtools.faults import Fault, Proxy, Request
-from stepvault import engines, keys, multipart, plan, storage
+from stepvault import engines, keys, multipart, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.errors import SourceBusy, SourceMissing, StorageUnavailable
@@ -18,6 +18,7 @@ from stepvault.seal import SealRequest, seal
 from stepvault.verify import verify
 from tests.core.streams import Scripted, ScriptedEngine, read_object
 from tests.core.test_plan_and_seal import CONFIG, request, units_of
+from tests.planning import whole_plan
 
 MIB = multipart.MIB
 
@@ -33,7 +34,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> ScriptedEngine:
 @pytest.fixture
 def unit(vault: Vault, engine: ScriptedEngine) -> Unit:
     """The one unit of a planned run."""
-    state = plan.plan(CONFIG, vault, request(sources=["app"]))
+    state = whole_plan(CONFIG, vault, request(sources=["app"]))
     return units_of(vault, state, "databases")[0]
 
 
@@ -117,7 +118,7 @@ def test_a_copy_of_an_earlier_runs_object_is_still_leaned_on(
     key = keys.data("app", unit.run_id, "app.db")
     vault.put(key, read_object(vault, key))  # as it comes back from elsewhere: in one part, not two
     next_day = Execution(name="next", started=datetime(2026, 11, 23, 3, tzinfo=UTC))
-    state = plan.plan(
+    state = whole_plan(
         CONFIG, vault, RunRequest(execution=next_day, input=RunInput(sources=["app"]))
     )
     (later,) = units_of(vault, state, "databases")

@@ -165,7 +165,8 @@ def test_a_source_of_which_one_unit_was_skipped_is_not_sealed(
 
 
 def test_an_empty_plan_is_no_success(vault: Vault) -> None:
-    plan.fan_out(vault, "20261122T030000Z-x", [], attempt=0)
+    plan.hand_out(vault, "20261122T030000Z-x", [], attempt=0)
+    vault.put_lines(keys.plan("20261122T030000Z-x", "files"), [])
     with pytest.raises(RunNotFound, match="names no unit: nothing was backed up"):
         seal(vault, SealRequest(run_id="20261122T030000Z-x"))
     assert vault.summary("20261122T030000Z-x") is None
@@ -388,7 +389,8 @@ def test_a_fuzzed_manifest_is_restored_verified_or_refused(
 ) -> None:
     engine = ScriptedEngine([Scripted("a.zst", lambda: iter([b"rows"]))])
     monkeypatch.setattr("stepvault.engines.find", lambda name: engine)
-    state = plan.fan_out(vault, unit().run_id, [unit()], attempt=0)
+    state = plan.hand_out(vault, unit().run_id, [unit()], attempt=0)
+    vault.put_lines(keys.plan(unit().run_id, "files"), [])
     back_up(unit(), vault)
     sealed(vault, state["run_id"])
     key = keys.manifest("shop", unit().run_id)

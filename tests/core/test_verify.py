@@ -7,7 +7,7 @@ import pytest
 from stepvault import keys
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
-from stepvault.plan import fan_out
+from stepvault.plan import hand_out
 from stepvault.records import Manifest, StoredObject
 from stepvault.seal import SealRequest, seal
 from stepvault.verify import verify
@@ -21,7 +21,8 @@ def manifest(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Manifest:
         [Scripted(f"{n}.zst", partial(iter, [b"row\n" * 1000 * (n + 1)])) for n in range(3)]
     )
     monkeypatch.setattr("stepvault.engines.find", lambda name: engine)
-    fan_out(vault, RUN, [unit()], attempt=0)
+    hand_out(vault, RUN, [unit()], attempt=0)
+    vault.put_lines(keys.plan(RUN, "files"), [])
     back_up(unit(), vault)
     seal(vault, SealRequest(run_id=RUN))
     return vault.manifest("shop", RUN)

@@ -10,7 +10,7 @@ def handler(event: list[dict[str, Any]], _context: Any) -> list[str]:
 
 
 def attempt(service: str, call: str, **arguments: Any) -> str:
-    client = boto3.client(service)
+    client: Any = boto3.Session().client(service)  # type: ignore[call-overload]
     try:
         getattr(client, call)(**arguments)
     except client.exceptions.ClientError as error:

@@ -39,3 +39,21 @@ def minimal(layers: None, tmp_path_factory: pytest.TempPathFactory) -> Template:
     out = tmp_path_factory.mktemp("minimal")
     synthesize(HERE / "minimal.toml", out)
     return Template.read(out)
+
+
+@pytest.fixture(scope="session")
+def adopted(layers: None, tmp_path_factory: pytest.TempPathFactory) -> Template:
+    """A stack that takes over the vault of an earlier one."""
+    out = tmp_path_factory.mktemp("adopted")
+    config = out.with_suffix(".toml")
+    config.write_text(
+        (HERE / "minimal.toml").read_text()
+        + """
+[vault]
+existing = true
+bucket = "acme-stepvault"
+kms_key_arn = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef"
+"""
+    )
+    synthesize(config, out)
+    return Template.read(out)

@@ -62,6 +62,19 @@ class Template:
         return found
 
     @property
+    def vault(self) -> dict[str, Any]:
+        """Properties of the vault's bucket."""
+        (vault,) = [
+            b for k, b in self.of_type("AWS::S3::Bucket").items() if k.startswith("VaultBucket")
+        ]
+        return vault
+
+    @property
+    def vault_id(self) -> str:
+        """The logical id of the vault's bucket."""
+        return next(k for k in self.of_type("AWS::S3::Bucket") if k.startswith("VaultBucket"))
+
+    @property
     def functions(self) -> dict[str, dict[str, Any]]:
         """Properties by the function's name without the stack's."""
         return {
@@ -89,13 +102,19 @@ class Template:
                 return dict(json.loads(machine["DefinitionString"]))
         raise AssertionError(f"no state machine {name}")
 
+    def policies(self, role: str) -> list[dict[str, Any]]:
+        """The policies of the role with that logical id, or ``<id.Arn>``: its own, then managed."""
+        properties = self.resources[role.strip("<>").removesuffix(".Arn")]["Properties"]
+        managed = [m.strip("<>") for m in properties.get("ManagedPolicyArns", [])]
+        return [p["PolicyDocument"] for p in properties["Policies"]] + [
+            self.resources[name]["Properties"]["PolicyDocument"] for name in managed
+        ]
+
     def statements(self, role: str) -> list[dict[str, Any]]:
         """What the role with that logical id, or ``<id.Arn>``, allows."""
-        properties = self.resources[role.strip("<>").removesuffix(".Arn")]["Properties"]
-        assert "ManagedPolicyArns" not in properties
-        found = [s for p in properties["Policies"] for s in p["PolicyDocument"]["Statement"]]
-        assert all(s["Effect"] == "Allow" for s in found)
-        return found
+        statements = [s for policy in self.policies(role) for s in policy["Statement"]]
+        assert all(s["Effect"] == "Allow" for s in statements)
+        return statements
 
     @property
     def roles(self) -> list[str]:

@@ -1,5 +1,6 @@
 """The app: its messages, its checks, and what differs in the emulator."""
 
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from devtools import emulator
 from infra import bundles, local
 from infra.settings import SettingsError
+from tests.docs.test_commands import blocks
 from tests.infra.synth import HERE, Template, synthesize
 
 
@@ -66,3 +68,14 @@ def test_the_emulator_runs_functions_on_the_built_folders(emulated: Template) ->
 
 def test_the_emulator_and_the_stack_agree_on_the_assets_bucket() -> None:
     assert emulator.ASSETS == local.LOCAL_ASSETS
+
+
+def test_the_configuration_of_the_readme_becomes_a_stack(layers: None, tmp_path: Path) -> None:
+    (block,) = [b for b in blocks("toml") if b.page.name == "README.md"]
+    config = tmp_path / "stepvault.toml"
+    config.write_text(textwrap.dedent(block.text))
+    synthesize(config, tmp_path / "out")
+    stack = Template.read(tmp_path / "out")
+
+    assert len(stack.of_type("AWS::StepFunctions::StateMachine")) == 2
+    assert len(stack.of_type("AWS::Scheduler::Schedule")) >= 1

@@ -7,8 +7,8 @@ not do.
 
 import io
 import json
+import re
 import sqlite3
-import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +21,7 @@ import boto3
 import pytest
 
 from devtools import emulator
+from devtools.timer import wait_until
 from stepvault import keys
 from tests.infra.synth import HERE
 
@@ -88,12 +89,12 @@ class Deployed:
     def ended(self, arn: str) -> dict[str, Any]:
         """The execution, when it has ended."""
         steps = self.client("stepfunctions")
-        for _ in range(600):
-            execution: dict[str, Any] = steps.describe_execution(executionArn=arn)
-            if execution["status"] != "RUNNING":
-                return execution
-            time.sleep(0.1)
-        raise AssertionError(f"{arn} did not end")
+
+        def execution() -> dict[str, Any] | None:
+            described: dict[str, Any] = steps.describe_execution(executionArn=arn)
+            return None if described["status"] == "RUNNING" else described
+
+        return wait_until(execution, f"the end of {arn}", seconds=60, pause=0.1)
 
 
 def make_database(path: Path) -> None:
@@ -147,11 +148,16 @@ def test_what_a_run_publishes_is_what_the_dashboard_looks_at(backed_up: Deployed
         for m in watch.list_metrics(Namespace="Stepvault")["Metrics"]
     }
     board = json.loads(watch.get_dashboard(DashboardName="Stepvault")["DashboardBody"])
-    lines = [m for w in board["widgets"] for m in w["properties"]["metrics"] if m[0] == "Stepvault"]
+    lines = [m for w in board["widgets"] for m in w["properties"]["metrics"]]
     shown = {
         (line[1], frozenset(zip(line[2:-1:2], line[3:-1:2], strict=True)))
         for line in lines
-        if "tree" in line or "lite" in line or "source" not in line
+        if line[0] == "Stepvault" and "postgres" not in line
+    }
+    of_sources = {
+        re.findall(r'MetricName="(\w+)"', line[0]["expression"])[0]
+        for line in lines
+        if isinstance(line[0], dict)
     }
     sometimes = {
         "Errors",
@@ -163,6 +169,11 @@ def test_what_a_run_publishes_is_what_the_dashboard_looks_at(backed_up: Deployed
 
     assert {m for m in shown if m[0] not in sometimes} <= published
     assert len(shown) > 15
+    common = {("service", "stepvault"), ("stack", "Stepvault")}
+    assert of_sources == {"BackupBytes", "Seconds"}
+    for name in of_sources:
+        for source in ("tree", "lite"):
+            assert (name, frozenset({*common, ("source", source)})) in published
 
 
 def _alarm(deployed: Deployed, name: str) -> str:
@@ -171,9 +182,19 @@ def _alarm(deployed: Deployed, name: str) -> str:
     return str(state)
 
 
-def test_a_sealed_run_quiets_the_alarm_on_missed_runs(backed_up: Deployed) -> None:
+def test_the_check_of_the_schedules_reaches_the_alarm(backed_up: Deployed) -> None:
+    def check(now: str) -> list[str]:
+        answer = backed_up.client("lambda").invoke(
+            FunctionName="Stepvault-check_schedules", Payload=json.dumps({"now": now})
+        )
+        overdue: list[str] = json.loads(answer["Payload"].read())["overdue"]
+        return overdue
+
+    assert check("2026-01-01T00:00:00Z") == []
     assert _alarm(backed_up, "Missednightly") == "OK"
-    assert _alarm(backed_up, "Memorytree") == "OK"
+    assert _alarm(backed_up, "Memoryfiles") == "OK"
+    assert check("2126-01-02T12:00:00Z") == ["nightly"]
+    assert _alarm(backed_up, "Missednightly") == "ALARM"
 
 
 def test_a_failed_run_is_red_and_rings(backed_up: Deployed) -> None:

@@ -17,13 +17,22 @@ def test_every_engine_in_use_has_a_function_of_its_size(everything: Template) ->
 
     assert [memory[n] for n in BACK_UP] == [4000, 3000, 1800, 1900]
     assert memory["restore"] == 4000
-    assert set(memory) == {*BACK_UP, "plan", "seal", "prune", "plan_restore", "restore"}
+    assert set(memory) == {
+        *BACK_UP,
+        "plan",
+        "plan_source",
+        "collect_units",
+        "seal",
+        "prune",
+        "report_restore",
+        "plan_restore",
+        "restore",
+        "check_schedules",
+    }
 
 
-def test_engines_not_in_use_have_none(minimal: Template) -> None:
-    assert set(minimal.functions) == {
-        "plan", "back_up_files", "seal", "prune", "plan_restore", "restore",
-    }  # fmt: skip
+def test_engines_not_in_use_have_none(everything: Template, minimal: Template) -> None:
+    assert set(everything.functions) - set(minimal.functions) == {*BACK_UP} - {"back_up_files"}
 
 
 def test_every_handler_is_a_file_of_the_functions_folder(everything: Template) -> None:
@@ -34,7 +43,7 @@ def test_every_handler_is_a_file_of_the_functions_folder(everything: Template) -
 
 
 def test_environments_are_what_the_runtime_reads(everything: Template) -> None:
-    (bucket,) = everything.of_type("AWS::S3::Bucket")
+    bucket = everything.vault_id
     for name, function in everything.functions.items():
         file = function["Handler"].split(".")[0]
         variables = function["Environment"]["Variables"]
@@ -75,7 +84,7 @@ def test_what_touches_sources_runs_in_the_network(everything: Template) -> None:
     mounted = {n for n, f in everything.functions.items() if "FileSystemConfigs" in f}
     (group,) = everything.of_type("AWS::EC2::SecurityGroup")
 
-    assert inside == mounted == {*BACK_UP, "plan", "plan_restore", "restore"}
+    assert inside == mounted == {*BACK_UP, "plan_source", "plan_restore", "restore"}
     function = everything.functions["back_up_sqlite"]
     assert function["VpcConfig"] == {
         "SubnetIds": ["subnet-0123456789abcdef0", "subnet-0fedcba9876543210"],
@@ -139,9 +148,11 @@ def test_only_what_has_no_resources_to_name_may_touch_all(everything: Template) 
         (keys.manifest("shop", RUN), {"seal"}),
         (keys.summary(RUN), {"seal"}),
         (keys.request(RUN), {"plan"}),
-        (keys.retry_plan(RUN, "files", 1), {"seal", "plan"}),
+        (keys.retry_plan(RUN, "databases", 1), {"plan", "seal"}),
+        (keys.retry_plan(RUN, "files", 1), {"plan", "collect_units", "seal"}),
+        (keys.source_units(RUN, "uploads"), {"plan", "plan_source", "seal"}),
         (keys.plan(RUN, "databases"), {"plan", "seal"}),
-        (keys.listing(RUN, "uploads", "0001"), {"plan", "seal"}),
+        (keys.listing(RUN, "uploads", "0001"), {"seal", "plan_source"}),
         (keys.data("shop", RUN, "toc.dat"), {"back_up_postgres"}),
         (keys.data("uploads", RUN, "0000.tar.zst"), {"back_up_files"}),
         (keys.data("stranger", RUN, "x"), set()),
@@ -149,11 +160,14 @@ def test_only_what_has_no_resources_to_name_may_touch_all(everything: Template) 
         (keys.receipt("tickets", RUN, "0000"), {"back_up_sqlite"}),
         (keys.failure(RUN, "blog", "0000"), {"back_up_mysql"}),
         (keys.restore_plan(RUN, "data"), {"plan_restore"}),
+        (keys.SCHEDULES, {"check_schedules"}),
+        (keys.unrestored(RUN, "data", "0001"), {"plan_restore", "restore"}),
+        (keys.restore_report(RUN), {"plan_restore", "report_restore"}),
         ("anything/else", set()),
     ],
 )
 def test_who_may_write_which_key(everything: Template, key: str, writers: set[str]) -> None:
-    (bucket,) = everything.of_type("AWS::S3::Bucket")
+    bucket = everything.vault_id
     found = {
         name
         for name, function in everything.functions.items()
@@ -166,13 +180,13 @@ def test_who_may_write_which_key(everything: Template, key: str, writers: set[st
 @pytest.mark.parametrize(
     ("key", "readers"),
     [
-        (keys.data("shop", RUN, "toc.dat"), {"plan", "plan_restore", "restore"}),
-        (keys.data("uploads", RUN, "0.tar.zst"), {"back_up_files", "plan", "plan_restore", "restore"}),
-        (keys.manifest("shop", RUN), {"seal", "prune", "plan", "plan_restore", "restore"}),
-        (keys.receipt("shop", RUN, "0000"), {"back_up_postgres", "seal", "prune", "plan", "plan_restore", "restore"}),
+        (keys.data("shop", RUN, "toc.dat"), {"plan_source", "plan_restore", "restore"}),
+        (keys.data("uploads", RUN, "0.tar.zst"), {"back_up_files", "plan_source", "plan_restore", "restore"}),
+        (keys.manifest("shop", RUN), {"seal", "prune", "plan_source", "plan_restore", "restore"}),
+        (keys.receipt("shop", RUN, "0000"), {"back_up_postgres", "seal", "prune", "plan", "plan_source", "collect_units", "plan_restore", "restore"}),
         (keys.failure(RUN, "shop", "0000"), {"seal"}),
-        (keys.summary(RUN), {"prune"}),
-        (keys.listing(RUN, "uploads", "0001"), {"plan", "seal", "prune", "back_up_files"}),
+        (keys.summary(RUN), {"prune", "seal", "check_schedules"}),
+        (keys.listing(RUN, "uploads", "0001"), {"plan", "plan_source", "collect_units", "seal", "prune", "back_up_files"}),
         ("anything/else", set()),
     ],
 )  # fmt: skip
@@ -198,7 +212,7 @@ def test_who_may_delete_which_key(everything: Template, key: str, hiders: set[st
     [
         (keys.data("shop", RUN, "toc.dat"), {"back_up_postgres", "seal"}),
         (keys.data("uploads", RUN, "0.tar.zst"), {"back_up_files", "seal"}),
-        (keys.listing(RUN, "uploads", "0001"), {"plan", "seal"}),
+        (keys.listing(RUN, "uploads", "0001"), {"plan_source", "seal"}),
         (keys.restore_plan(RUN, "data"), {"plan_restore"}),
         ("anything/else", set()),
     ],
@@ -220,7 +234,7 @@ def test_open_uploads_are_listed_only_by_what_aborts_them(everything: Template) 
 
 def allowed(template: Template, action: str, key: str) -> set[str]:
     """Functions that may do that to the vault's object."""
-    (bucket,) = template.of_type("AWS::S3::Bucket")
+    bucket = template.vault_id
     return {
         name
         for name, function in template.functions.items()
@@ -229,7 +243,7 @@ def allowed(template: Template, action: str, key: str) -> set[str]:
 
 
 def test_a_source_in_a_bucket_is_listed_only_below_its_prefix(everything: Template) -> None:
-    for name in ("plan", "back_up_files"):
+    for name in ("plan_source", "back_up_files"):
         (condition,) = (
             statement["Condition"]
             for statement in everything.statements(everything.functions[name]["Role"])
@@ -274,9 +288,11 @@ def test_a_foreign_key_decrypts_only_what_the_source_names(
         if any("key/*" in resource for resource in listed(statement["Resource"]))
     )
 
-    via = f"{service}.<AWS::Region>.<AWS::URLSuffix>"
-    assert condition["StringEquals"] == {"kms:ViaService": via}
-    assert {k: listed(v) for k, v in condition["StringLike"].items()} == context
+    like = {k: listed(v) for k, v in condition["StringLike"].items()}
+    region = "*" if service == "s3" else "<AWS::Region>"
+    via = [f"{service}.{region}.{domain}" for domain in ("amazonaws.com", "<AWS::URLSuffix>")]
+    assert like.pop("kms:ViaService") == via
+    assert like == context
 
 
 @pytest.mark.parametrize(
@@ -288,9 +304,9 @@ def test_a_foreign_key_decrypts_only_what_the_source_names(
         ("ssm:GetParameter", "ssm:<AWS::Region>:<AWS::AccountId>:parameter/prod/blog/url", {"back_up_mysql"}),
         ("rds-db:connect", "rds-db:<AWS::Region>:<AWS::AccountId>:dbuser:cluster-X/stepvault", {"back_up_postgres"}),
         ("rds-db:connect", "rds-db:<AWS::Region>:<AWS::AccountId>:dbuser:cluster-X/admin", set()),
-        ("s3:GetObject", "s3:::acme-uploads/public/cat.jpg", {"back_up_files", "plan"}),
+        ("s3:GetObject", "s3:::acme-uploads/public/cat.jpg", {"back_up_files", "plan_source"}),
         ("s3:GetObject", "s3:::acme-uploads/private/cat.jpg", set()),
-        ("s3:ListBucket", "s3:::acme-uploads", {"back_up_files", "plan"}),
+        ("s3:ListBucket", "s3:::acme-uploads", {"back_up_files", "plan_source"}),
     ],
 )  # fmt: skip
 def test_who_may_read_which_source(
@@ -306,7 +322,9 @@ def test_who_may_read_which_source(
     assert found == readers
 
 
-def test_decrypting_a_secret_needs_that_secret(everything: Template) -> None:
+def test_keys_that_are_not_ours_decrypt_only_through_the_service_that_was_asked(
+    everything: Template,
+) -> None:
     foreign = [
         statement
         for function in everything.functions.values()
@@ -317,9 +335,11 @@ def test_decrypting_a_secret_needs_that_secret(everything: Template) -> None:
     assert foreign
     for statement in foreign:
         assert listed(statement["Action"]) == ["kms:Decrypt"]
-        assert "kms:ViaService" in statement["Condition"]["StringEquals"]
-        (context,) = statement["Condition"]["StringLike"]
-        assert context.startswith("kms:EncryptionContext:")
+        (condition,) = statement["Condition"].values()
+        # The service gives nothing but what the role's other statements name.
+        services = {via.split(".")[0] for via in listed(condition["kms:ViaService"])}
+        assert len(services) == 1
+        assert services <= {"secretsmanager", "ssm", "s3"}
 
 
 def test_only_restores_and_sqlite_locks_write_to_the_file_system(everything: Template) -> None:

@@ -32,7 +32,11 @@ def test_both_maps_have_their_limits_and_tolerate_failures(everything: Template)
     inside = dict(states(everything.machine("backup")))
     maps = {s["Label"]: s for s in inside.values() if s["Type"] == "Map"}
 
-    assert {n: m["MaxConcurrency"] for n, m in maps.items()} == {"databases": 2, "files": 7}
+    assert {n: m["MaxConcurrency"] for n, m in maps.items()} == {
+        "databases": 2,
+        "planning": 7,
+        "files": 7,
+    }
     for label, each in maps.items():
         assert each["ItemProcessor"]["ProcessorConfig"] == {
             "Mode": "DISTRIBUTED",
@@ -43,6 +47,13 @@ def test_both_maps_have_their_limits_and_tolerate_failures(everything: Template)
         assert each["ItemReader"]["Parameters"]["Key.$"] == f"$.{label}.key"
         assert each["ResultWriter"]["Parameters"]["Prefix"] == "runs/map-results"
         assert each["ResultPath"] is None
+
+
+def test_a_slow_tree_holds_up_no_database(everything: Template) -> None:
+    branches = everything.machine("backup")["States"]["Fan out"]["Branches"]
+    labels = [[s["Label"] for _, s in states(b) if s["Type"] == "Map"] for b in branches]
+
+    assert labels == [["databases"], ["planning", "files"]]
 
 
 def test_a_restore_stops_at_the_first_failure(everything: Template) -> None:
@@ -68,18 +79,47 @@ def test_every_call_retries_what_is_transient_and_nothing_else(everything: Templ
         calls = _tasks(everything.machine(machine))
         assert calls
         for name, call in calls.items():
-            (retry,) = call["Retry"]
-            ours = {e for e in retry["ErrorEquals"] if not e.startswith("Lambda.")}
+            away, others = call["Retry"]
+            ours = {e for e in others["ErrorEquals"] if not e.startswith("Lambda.")}
 
-            assert ours == transient, name
-            assert not permanent & set(retry["ErrorEquals"])
-            assert (retry["IntervalSeconds"], retry["BackoffRate"], retry["MaxAttempts"]) == (
+            assert ours | set(away["ErrorEquals"]) == transient, name
+            assert not permanent & {*away["ErrorEquals"], *others["ErrorEquals"]}
+            assert (others["IntervalSeconds"], others["BackoffRate"], others["MaxAttempts"]) == (
                 5,
                 2,
                 3,
             )
-            assert (retry["JitterStrategy"], retry["MaxDelaySeconds"]) == ("FULL", 60)
+            assert (others["JitterStrategy"], others["MaxDelaySeconds"]) == ("FULL", 60)
             assert call["TimeoutSeconds"] > 900
+
+
+def test_a_server_that_is_away_is_waited_for_longer_than_a_failover(everything: Template) -> None:
+    for machine in ("backup", "restore"):
+        for name, call in _tasks(everything.machine(machine)).items():
+            (away,) = [r for r in call["Retry"] if "SourceUnreachable" in r["ErrorEquals"]]
+            waits = [
+                min(away["IntervalSeconds"] * away["BackoffRate"] ** n, away["MaxDelaySeconds"])
+                for n in range(away["MaxAttempts"])
+            ]
+
+            assert "SourceBusy" in away["ErrorEquals"]
+            assert away.get("JitterStrategy", "NONE") == "NONE", name
+            assert sum(waits) >= 300, name  # a Multi-AZ failover: 60 to 120 s
+
+
+def test_a_message_that_cannot_be_sent_does_not_turn_a_sealed_run_red(
+    everything: Template,
+) -> None:
+    notify = everything.machine("backup")["States"]["Notify"]
+    (caught,) = notify["Catch"]
+
+    assert notify["Retry"][0]["ErrorEquals"] == ["States.ALL"]
+    assert caught["ErrorEquals"] == ["States.ALL"]
+    assert everything.machine("backup")["States"][caught["Next"]] == {"Type": "Pass", "End": True}
+
+
+def test_a_run_ends_in_the_end(everything: Template) -> None:
+    assert everything.machine("backup")["TimeoutSeconds"] == 24 * 3600
 
 
 def test_seal_hears_of_redrives(everything: Template) -> None:
@@ -132,7 +172,10 @@ def test_an_engine_that_was_not_deployed_is_refused_by_name(everything: Template
 def test_without_databases_there_is_no_map_for_them(minimal: Template) -> None:
     inside = dict(states(minimal.machine("backup")))
 
-    assert [s["Label"] for s in inside.values() if s["Type"] == "Map"] == ["files"]
+    assert [s["Label"] for s in inside.values() if s["Type"] == "Map"] == [
+        "planning",
+        "files",
+    ]
     assert "Notify" not in inside
 
 
@@ -140,6 +183,7 @@ def test_schedules_start_the_backup_with_their_sources(everything: Template) -> 
     schedules = {
         json.loads(s["Target"]["Input"])["schedule"]: s
         for s in everything.of_type("AWS::Scheduler::Schedule").values()
+        if "Input" in s["Target"]
     }
     nightly, often = schedules["nightly"], schedules["often"]
 
@@ -178,6 +222,9 @@ def test_a_failed_run_raises_an_alarm(everything: Template) -> None:
     assert alarms["RunTimedOut"]["MetricName"] == "ExecutionsTimedOut"
     assert alarms["RunAborted"]["MetricName"] == "ExecutionsAborted"
     assert {a["AlarmActions"][0] for a in alarms.values()} == {f"<{topic}>"}
+    # Only silence of the hourly check is worth a message; other metrics are silent between runs.
+    silent = {name for name, a in alarms.items() if "InsufficientDataActions" in a}
+    assert silent == {"Missednightly", "Missedoften"}
 
 
 def test_alarms_may_publish_to_the_topic(everything: Template) -> None:
@@ -193,36 +240,49 @@ def test_a_schedule_that_fires_once_raises_no_alarm_afterwards(everything: Templ
     assert "Missedonce" not in _alarms(everything)
 
 
-def test_a_missed_run_raises_an_alarm_after_the_schedules_window(everything: Template) -> None:
+def test_a_missed_run_raises_an_alarm_when_the_hourly_check_says_so(everything: Template) -> None:
     alarm = _alarms(everything)["Missedoften"]
 
+    assert alarm["MetricName"] == "Overdue"
     assert alarm["Dimensions"] == [
         {"Name": "schedule", "Value": "often"},
         {"Name": "service", "Value": "stepvault"},
+        {"Name": "stack", "Value": "Stepvault"},
     ]
-    assert (alarm["Period"], alarm["EvaluationPeriods"]) == (3600, 8)
-    assert alarm["TreatMissingData"] == "breaching"
-    assert alarm["ComparisonOperator"] == "LessThanThreshold"
+    assert (alarm["Period"], alarm["EvaluationPeriods"], alarm["DatapointsToAlarm"]) == (3600, 3, 1)
+    assert alarm["TreatMissingData"] == "missing"
+    assert alarm["ComparisonOperator"] == "GreaterThanOrEqualToThreshold"
 
 
-def test_the_memory_of_every_source_is_watched(everything: Template) -> None:
+def test_the_schedules_are_checked_every_hour(everything: Template) -> None:
+    (check,) = [
+        s
+        for s in everything.of_type("AWS::Scheduler::Schedule").values()
+        if s["ScheduleExpression"] == "rate(1 hour)"
+    ]
+    role = check["Target"]["RoleArn"]
+
+    assert everything.may(role, "lambda:InvokeFunction", check["Target"]["Arn"])
+
+
+def test_the_memory_of_every_engine_is_watched(everything: Template) -> None:
     watched = {
-        next(d["Value"] for d in a["Dimensions"] if d["Name"] == "source")
+        next(d["Value"] for d in a["Dimensions"] if d["Name"] == "engine")
         for a in _alarms(everything).values()
         if a.get("MetricName") == "PeakMemoryPercent"
     }
 
-    assert watched == {"shop", "billing", "blog", "tickets", "uploads"}
+    assert watched == {"postgres", "mysql", "sqlite", "files"}
 
 
 def test_every_metric_looked_at_is_one_that_the_functions_publish(everything: Template) -> None:
     telemetry = (ROOT / "layers/core/python/stepvault/telemetry.py").read_text()
     board = json.loads(everything.only("AWS::CloudWatch::Dashboard")["DashboardBody"])
-    shown = {
-        line[1]
-        for widget in board["widgets"]
-        for line in widget["properties"].get("metrics", [])
-        if line[0] == "Stepvault"
+    lines = [line for w in board["widgets"] for line in w["properties"].get("metrics", [])]
+    shown = {line[1] for line in lines if line[0] == "Stepvault"} | {
+        re.findall(r'MetricName="(\w+)"', line[0]["expression"])[0]
+        for line in lines
+        if isinstance(line[0], dict)
     }
     alarmed = {
         a["MetricName"]

@@ -4,11 +4,10 @@ import json
 import socket
 import sqlite3
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import pytest
 
 from devtools import emulator, lifelike
 from devtools.servers.postgres import PostgresServer
+from devtools.timer import wait_until
 from stepvault.catalog import Vault
+from stepvault.records import Summary
 
 CONFIG = """\
 [[sources]]
@@ -90,7 +91,8 @@ class World:
     server: PostgresServer
     outputs: dict[str, str]
     mute_port: int
-    runs: dict[str, str] = field(default_factory=dict)
+    mute: str = ""
+    """Execution of a backup of the mute host: most of a minute of waiting, beside other tests."""
 
     @property
     def vault(self) -> Vault:
@@ -111,17 +113,22 @@ class World:
 
     def wait(self, execution: str, seconds: float = 120) -> dict[str, Any]:
         """The execution's description once it has ended."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            told = self.steps.describe_execution(executionArn=execution)
-            if told["status"] not in {"RUNNING", "PENDING_REDRIVE"}:
-                return dict(told)
-            time.sleep(0.1)
-        raise AssertionError(f"{execution} did not end within {seconds} s")
+
+        def ended() -> dict[str, Any] | None:
+            told: dict[str, Any] = self.steps.describe_execution(executionArn=execution)
+            return None if told["status"] in {"RUNNING", "PENDING_REDRIVE"} else told
+
+        return wait_until(ended, f"the end of {execution}", seconds=seconds, pause=0.1)
 
     def run_id(self, execution: str) -> str:
         """The id of the run that an execution carries out, from its plan's output."""
         return str(self.output_of(execution, "Plan")["run_id"])
+
+    def summary(self, run: str) -> Summary:
+        """The summary of a run that has ended."""
+        summary = self.vault.summary(run)
+        assert summary
+        return summary
 
     def output_of(self, execution: str, state: str) -> dict[str, Any]:
         events = self.history(execution)
@@ -162,7 +169,9 @@ def world(aws: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]
         _make_secrets(server, mute.getsockname()[1])
         outputs = emulator.deploy(aws, config)
         filling.join()
-        yield World(place, server, outputs, mute.getsockname()[1])
+        world = World(place, server, outputs, mute.getsockname()[1])
+        world.mute = world.start(sources=["mute-host"])
+        yield world
 
 
 def _mute_listener() -> socket.socket:
@@ -176,11 +185,12 @@ def _mute_listener() -> socket.socket:
 def _make_secrets(server: PostgresServer, mute_port: int) -> None:
     good = server.secret("shop")
     secrets = boto3.client("secretsmanager")
-    for name, changed in {
+    changes: dict[str, dict[str, str | int]] = {
         "shop": {},
         "wrong-password": {"password": "not-the-one"},
         "mute-host": {"port": mute_port},
-    }.items():
+    }
+    for name, changed in changes.items():
         secrets.create_secret(Name=f"journey/{name}", SecretString=json.dumps(good | changed))
 
 

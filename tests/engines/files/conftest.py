@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from stepvault.engines.files import unit, walk
+from stepvault.engines.files.backup import snapshot
+from stepvault.engines.files.tree import walk
 
 
 @pytest.fixture(params=["local", "network"])
 def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "network":
-        for room in (unit, walk):
+        for room in (snapshot, walk):
             monkeypatch.setattr(room, "is_network", lambda _: True)
     return str(request.param)
 

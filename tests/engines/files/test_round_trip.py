@@ -1,5 +1,6 @@
 """What goes in comes out: by Stepvault and by GNU tar, proved by rsync."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ pytestmark = pytest.mark.usefixtures("file_system")
 
 @pytest.mark.parametrize("make", [trees.lifelike, trees.nasty])
 @pytest.mark.parametrize("batch_files", [50_000, 8])
-def test_a_tree_comes_back_equal(make, batch_files: int, tmp_path: Path) -> None:
+def test_a_tree_comes_back_equal(
+    make: Callable[[Path], None], batch_files: int, tmp_path: Path
+) -> None:
     root, vault, target = tmp_path / "tree", tmp_path / "vault", tmp_path / "restored"
     make(root)
     source = trees.source(root)

@@ -53,6 +53,8 @@ def nasty(root: Path) -> None:
         b" lead",
         b"-rf",
         b"'q\"",
+        b"Icon\r",
+        b"\x0b\x0c\x1c\x85",
     ):
         put(name)
     put(b"bytes\xff\xfe")

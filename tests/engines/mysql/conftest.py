@@ -1,6 +1,6 @@
 """A real server of each kind for all tests here, with its binary log on.
 
-Tests run on MariaDB and on MySQL, but for those marked ``mariadb``: what they are about, MySQL has not.
+Tests run on MariaDB and on MySQL, but for those marked ``mariadb``, which are about what MySQL does not have.
 """
 
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ import pytest
 from devtools.servers.mariadb import MariaDb
 from devtools.servers.mysql import MySql
 from tests.engines.mysql import data
-from tests.engines.mysql.test_contract import MariaDbRig
+from tests.engines.mysql.rig import MariaDbRig
 
 BRANDS = {"mariadb": MariaDb, "mysql": MySql}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    beside = [i for i in items if i.get_closest_marker("mariadb") and _brand(i) == "mysql"]
-    config.hook.pytest_deselected(items=beside)
-    items[:] = [i for i in items if i not in beside]
+    other_brand = [i for i in items if i.get_closest_marker("mariadb") and _brand(i) == "mysql"]
+    config.hook.pytest_deselected(items=other_brand)
+    items[:] = [i for i in items if i not in other_brand]
 
 
 def _brand(item: pytest.Item) -> str | None:
@@ -64,3 +64,38 @@ def rig(server: MariaDb) -> Iterator[MariaDbRig]:
     rig = MariaDbRig(server)
     yield rig
     server.sql("SELECT 1", *(f"DROP DATABASE {name}" for name in rig.made))
+
+
+@pytest.fixture
+def small(rig: MariaDbRig) -> str:
+    """A small database with everything in it."""
+    name = rig.new_database()
+    rig.server.sql(
+        "CREATE TABLE one (id INT PRIMARY KEY)",
+        "INSERT INTO one VALUES (1), (2)",
+        "CREATE TABLE two (id INT PRIMARY KEY)",
+        "INSERT INTO two VALUES (3)",
+        f"CREATE TRIGGER {name}.guard BEFORE INSERT ON {name}.one FOR EACH ROW SET NEW.id = NEW.id",
+        "CREATE DEFINER=`someone`@`%` VIEW all_of_it AS SELECT one.id FROM one JOIN two",
+        "CREATE FUNCTION four () RETURNS INT RETURN 4",
+        "CREATE SEQUENCE counter",
+        "CREATE TABLE counted (id INT DEFAULT NEXTVAL(counter))",
+        database=name,
+    )
+    return name
+
+
+@pytest.fixture
+def pair(rig: MariaDbRig) -> Iterator[None]:
+    """Make a database ``pair`` of two tables; ``larger`` is read first."""
+    rig.server.sql("CREATE OR REPLACE DATABASE pair")
+    rig.server.sql(
+        "CREATE TABLE larger (id INT PRIMARY KEY, t VARCHAR(200))",
+        "INSERT INTO larger SELECT seq, REPEAT('x', 150) FROM seq_1_to_20000",
+        "CREATE TABLE smaller (id INT PRIMARY KEY, t VARCHAR(50))",
+        "INSERT INTO smaller VALUES (1, 'one')",
+        "ANALYZE TABLE larger, smaller",
+        database="pair",
+    )
+    yield
+    rig.server.sql("DROP DATABASE pair")

@@ -196,8 +196,8 @@ def contents(server: MariaDb, database: str) -> dict[str, Any]:
         if what == "SEQUENCE":
             found[f"value of {name}"] = ask(f"SELECT next_not_cached_value FROM {quoted}")[0][0]
     for name, *_ in ask("SHOW TRIGGERS"):
-        said = ask(f"SHOW CREATE TRIGGER `{name}`")[0]
-        found[f"trigger {name}"] = [said[1], said[2].replace(f"{database}.", ""), *said[3:5]]
+        row = ask(f"SHOW CREATE TRIGGER `{name}`")[0]
+        found[f"trigger {name}"] = [row[1], row[2].replace(f"{database}.", ""), *row[3:5]]
     for kind in ("FUNCTION", "PROCEDURE"):
         for row in ask(f"SHOW {kind} STATUS WHERE db = '{database}'"):
             found[f"{kind} {row[1]}"] = ask(f"SHOW CREATE {kind} `{row[1]}`")[0][1:5]

@@ -12,7 +12,7 @@ from stepvault.engines.base import RestoreJob
 from stepvault.errors import OutOfTime
 from stepvault.records import StoredObject
 from tests.engines.driver import back_up, restore_job, run_restore
-from tests.engines.mysql.test_contract import MariaDbRig
+from tests.engines.mysql.rig import MariaDbRig
 
 
 @pytest.fixture

@@ -1,105 +1,65 @@
-"""Cutting tables and packets: nothing twice, nothing lost."""
+"""Rows as SQL: large ones, and the hash of their content."""
 
-import socket
-import threading
-from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from devtools.servers.mariadb import MariaDb
-from stepvault.engines.mysql.connection import connect
-from stepvault.engines.mysql.contents import Names
-from stepvault.engines.mysql.inventory import Column, Table, matches
-from stepvault.engines.mysql.ranges import cut, walk
-from stepvault.engines.mysql.wire import ROW_END, Wire
+from stepvault.engines.base import Connection
+from stepvault.engines.mysql.inventory import Column, Table, tables
+from stepvault.engines.mysql.rows import Plan, statements
+from stepvault.engines.mysql.session import connect
 from stepvault.engines.row_digest import Sums
-from tests.engines.driver import back_up, restore_job, run_restore
-from tests.engines.mysql.test_contract import MariaDbRig
-
-_BIG = st.integers(-(2**63), 2**64 - 1)
-
-
-@given(_BIG, _BIG, st.integers(1, 50), st.lists(_BIG, max_size=20))
-def test_every_key_lies_in_exactly_one_range(
-    one: int, two: int, parts: int, others: list[int]
-) -> None:
-    low, high = min(one, two), max(one, two)
-    ranges = cut(low, high, parts)
-    assert 1 <= len(ranges) <= parts
-    for key in [
-        low,
-        high,
-        low - 1,
-        high + 1,
-        *others,
-        *(start for start, _ in ranges if start is not None),
-    ]:
-        holders = [
-            (start, stop)
-            for start, stop in ranges
-            if (start is None or key >= start) and (stop is None or key < stop)
-        ]
-        assert len(holders) == 1
-
-
-def framed(packets: list[bytes]) -> bytes:
-    """Packets as the protocol sends them: 16 MiB pieces, the last one shorter."""
-    out = bytearray()
-    for number, packet in enumerate(packets):
-        for start in range(0, len(packet) + 1, 0xFFFFFF):
-            piece = packet[start : start + 0xFFFFFF]
-            out += len(piece).to_bytes(3, "little") + bytes([number & 255]) + piece
-    return bytes(out)
-
-
-def received(data: bytes, sizes: Iterator[int], wanted: int, texts: bool = False) -> list[bytes]:
-    """What is made of data that comes through a real socket in pieces of these sizes."""
-    ours, theirs = socket.socketpair()
-
-    def send() -> None:
-        at = 0
-        while at < len(data):
-            size = next(sizes)
-            theirs.sendall(data[at : at + size])
-            at += size
-
-    sender = threading.Thread(target=send)
-    sender.start()
-    found: list[bytes] = []
-    with ours, theirs:
-        wire = Wire(ours)
-        while len(found) < wanted:
-            if texts:
-                found += wire.texts()
-            if len(found) < wanted:
-                found += wire.packets()
-        sender.join()
-    return found
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=30),
-    st.lists(st.integers(1, 300), min_size=1, max_size=20),
+from stepvault.errors import (
+    SourceUnsupported,
 )
-def test_packets_are_whole_wherever_the_network_cuts_them(
-    packets: list[bytes], sizes: list[int]
+from tests.engines.driver import back_up, restore_job, run_restore
+from tests.engines.mysql import data
+from tests.engines.mysql.helpers import fails, globally, there_and_back
+from tests.engines.mysql.rig import MariaDbRig
+
+
+@pytest.mark.usefixtures("pair")
+def test_rows_beyond_max_allowed_packet_are_read_whole(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
 ) -> None:
-    def cycle() -> Iterator[int]:
-        while True:
-            yield from sizes
+    """The server could not put these into a text: they come raw. Only putting them back needs
+    the room."""
+    rig.server.sql(
+        "CREATE TABLE huge (id INT PRIMARY KEY, b LONGBLOB, t LONGTEXT)",
+        "INSERT INTO huge VALUES (1, REPEAT(x'00FF5C27', 5000000), NULL), (2, NULL, REPEAT('ü\\'', 3000000))",
+        database="pair",
+    )
+    with globally(rig.server, "max_allowed_packet", 1048576):
+        results = back_up(rig.engine, rig.source("pair"), tmp_path, connection=rig.as_dumper())
+    target = rig.target()
+    job = restore_job(results, tmp_path, rig.source("pair"), **target)
+    run_restore(rig.engine, job)
+    assert rig.content(target) == data.contents(rig.server, "pair")
 
-    assert received(framed(packets), cycle(), len(packets)) == packets
+    other.sql("CREATE OR REPLACE DATABASE small_packets")
+    there = Connection("127.0.0.1", other.port, "root", other.password, "small_packets")
+    job = restore_job(results, tmp_path, rig.source("pair"), connection=there)
+    with pytest.raises(SourceUnsupported, match="max_allowed_packet is 4,194,304"):
+        run_restore(rig.engine, job)
+    assert other.sql("SELECT COUNT(*) FROM small_packets.huge") == [(0,)]
 
 
-@pytest.mark.parametrize("size", [0xFFFFFE, 0xFFFFFF, 0x1000000, 2 * 0xFFFFFF, 2 * 0xFFFFFF + 5])
-def test_packets_of_16_mib_and_more_are_joined(size: int) -> None:
-    packets = [b"a", bytes(range(256)) * (size // 256) + b"x" * (size % 256), b"z"]
-    assert received(framed(packets), iter([1 << 20] * 1000), 3) == packets
+@pytest.mark.usefixtures("pair")
+def test_a_row_too_large_for_the_server_to_build_is_an_error_not_a_gap(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    rig.server.sql(
+        "CREATE TABLE quotes (id INT PRIMARY KEY, a VARBINARY(60000))",
+        "INSERT INTO quotes VALUES (1, 'fine'), (2, REPEAT('x', 60000))",
+        database="pair",
+    )
+    with globally(rig.server, "max_allowed_packet", 65536):
+        message = fails(rig, tmp_path, SourceUnsupported)
+    assert "pair.quotes" in message
+    assert "max_allowed_packet" in message
 
 
 def test_sums_see_swapped_values_and_ignore_order() -> None:
@@ -114,136 +74,111 @@ def test_sums_see_swapped_values_and_ignore_order() -> None:
     assert Sums.parse(2, of(b"1", b"2").text()) == of(b"1", b"2")
 
 
-@pytest.mark.parametrize(
-    ("kind", "values"),
-    [
-        ("INT", "CAST(seq AS SIGNED) * 3 - 60000"),
-        ("BIGINT UNSIGNED", "seq + 18446744073709200000"),
-        ("BIGINT", "CAST(seq AS SIGNED) * IF(seq % 2, 1, 230000000000000)"),
-        ("TINYINT UNSIGNED", "seq % 256"),
-        ("CHAR(36)", "IF(seq % 9, CAST(UUID() AS CHAR), CONCAT('ä', seq))"),
-        ("VARCHAR(50) CHARACTER SET cp932 COLLATE cp932_bin", "CONCAT('表', MD5(seq))"),
-        (
-            "VARCHAR(50) CHARACTER SET latin1",
-            "CONCAT(ELT(1 + seq % 4, 'O\\'', 'ö', 'o', 'Ö'), seq)",
-        ),
-        ("BINARY(16)", "UNHEX(MD5(seq))"),
-        pytest.param("UUID", "UUID()", marks=pytest.mark.mariadb),
-        ("TIMESTAMP", "'2024-01-01' + INTERVAL seq SECOND"),
-        ("DECIMAL(30,5)", "seq * 1.5"),
-    ],
-)
-def test_a_split_table_is_put_together_again(
-    server: MariaDb, tmp_path: Path, kind: str, values: str
+_TYPES = st.sampled_from(["int", "double", "varchar", "text", "longblob", "json", "geometry"])
+
+
+@given(st.lists(_TYPES, min_size=1, max_size=40))
+def test_ten_times_the_columns_make_ten_times_the_statement(types: list[str]) -> None:
+    def length(times: int) -> int:
+        columns = [Column(f"c{n:06d}", t, "utf8mb4", True) for n, t in enumerate(types * times)]
+        return len(Plan(Table("d", "t", "table", columns=columns)).select)
+
+    assert length(10) <= 10 * length(1) + 100
+
+
+#: The most memory that a connection's statements have taken on the server, in bytes.
+_PEAK = {
+    "mariadb": "SELECT max_memory_used FROM information_schema.processlist WHERE id = {}",
+    "mysql": "SELECT max_total_memory FROM performance_schema.threads WHERE processlist_id = {}",
+}
+
+
+def test_ten_times_the_columns_take_ten_times_the_servers_memory(
+    brand: str, rig: MariaDbRig
 ) -> None:
-    rig = MariaDbRig(server)
     name = rig.new_database()
-    server.sql(
-        f"CREATE TABLE many (id {kind}, n INT, t VARCHAR(100), PRIMARY KEY (id, n))",
-        f"INSERT INTO many SELECT {values}, seq, REPEAT('x', 90) FROM seq_1_to_20000",
-        "ANALYZE TABLE many",
-        database=name,
+
+    def memory(count: int) -> int:
+        columns = ", ".join(f"q{n} TEXT" for n in range(count))
+        values = ", ".join(f"'answer {n}'" if n < 300 else "NULL" for n in range(count))
+        rig.server.sql(
+            f"CREATE TABLE survey{count} (id INT PRIMARY KEY, {columns}) ENGINE=MyISAM",
+            f"INSERT INTO survey{count} VALUES (1, {values})",
+            database=name,
+        )
+        session = connect(rig.as_root(name))
+        try:
+            table = next(t for t in tables(session, name) if t.name == f"survey{count}")
+            before = int(str(rig.server.sql(_PEAK[brand].format(session.id))[0][0]))
+            assert list(statements(session, table, "", Sums()))
+            peak = int(str(rig.server.sql(_PEAK[brand].format(session.id))[0][0]))
+        finally:
+            session.close()
+        return peak - before
+
+    # A statement quadratic in the columns would take a hundred times as much.
+    assert memory(2000) <= 15 * max(memory(200), 1 << 20)
+
+
+def test_a_survey_of_a_thousand_questions_comes_back(rig: MariaDbRig, tmp_path: Path) -> None:
+    columns = ", ".join(f"q{n} {('TEXT', 'BLOB')[n % 7 == 0]}" for n in range(1000))
+
+    def values(length: int, filled: int) -> str:
+        return ", ".join(
+            f"REPEAT('{n % 10}', {length})" if n < filled else "NULL" for n in range(1000)
+        )
+
+    there_and_back(
+        rig,
+        tmp_path,
+        [
+            f"CREATE TABLE survey (id INT PRIMARY KEY, {columns}) ENGINE=MyISAM",
+            *(
+                f"INSERT INTO survey VALUES ({length}, {values(length, filled)})"
+                for length, filled in (
+                    (1, 1000),
+                    (16, 500),
+                    (70, 1000),
+                    (71, 1000),
+                    (5000, 40),
+                    (0, 9),
+                )
+            ),
+        ],
     )
-    source = rig.source(name, split_above_mb=1)
-    results = back_up(rig.engine, source, tmp_path, **rig.job(source))
-    chunks = [o for o in results[0].objects if o.facts.get("kind") == "data"]
-    assert len(chunks) >= 3
-    assert sum(o.rows or 0 for o in chunks) == 20000
-    target = rig.target()
-    job = restore_job(results, tmp_path, source, **target)
-    run_restore(rig.engine, job)
-    assert rig.content(target) == rig.content(source)
-    assert rig.engine.differences(job) == []
-    server.sql(*(f"DROP DATABASE {n}" for n in rig.made))
 
 
-def test_a_wrong_estimate_of_rows_makes_few_ranges_all_the_same(server: MariaDb) -> None:
-    rig = MariaDbRig(server)
-    name = rig.new_database()
-    server.sql(
-        "CREATE TABLE many (id CHAR(32) PRIMARY KEY)",
-        "INSERT INTO many SELECT MD5(seq) FROM seq_1_to_5000",
-        database=name,
-    )
-    session = connect(rig.as_root(name))
-    by = Column("id", "char", "utf8mb4", True)
-    table = Table(name, "many", "table", rows=3, columns=[by], key=["id"])
-    found = list(walk(lambda: nullcontext(session), table, by, 5))
-    counts = [session.one(f"SELECT COUNT(*) FROM {table.sql} WHERE {where}")[0] for where in found]
-    session.close()
-    server.sql(f"DROP DATABASE {name}")
-    assert sum(counts) == 5000
-    assert len(found) < 30
-
-
-@given(st.lists(st.text(min_size=1, max_size=12), unique=True, max_size=30))
-def test_file_names_are_safe_and_unique_whatever_the_tables_are_called(tables: list[str]) -> None:
-    names = Names()
-    found = [names.of(table, "shop") for table in tables]
-    assert len({name.casefold() for name in found}) == len(tables)
-    for name in found:
-        assert name.isascii()
-        assert not set(name) & set("./\\ `'\"*?")
-        assert "-schema" not in name
-
-
-def test_patterns_name_tables_with_or_without_their_database() -> None:
-    assert matches("shop", "orders", ["ord*"])
-    assert matches("shop", "orders", ["shop.order?"])
-    assert not matches("shop", "orders", ["other.orders"])
-    assert not matches("shop", "orders", ["order"])
-    assert matches("shop", "a[1]", ["a[1]"])
-
-
-# No NUL and no DEL in front, as in the texts that the server builds.
-_TEXT = st.binary(max_size=700).map(lambda b: b"'" + b.replace(b"\0", b"\\0"))
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    st.lists(st.one_of(_TEXT, _TEXT, _TEXT, st.none()), min_size=1),
-    st.lists(st.integers(1, 900), min_size=1, max_size=20),
-)
-def test_rows_of_one_field_are_whole_wherever_the_network_cuts_them(
-    values: list[bytes | None], sizes: list[int]
+def test_a_row_without_any_stored_value_is_counted_and_comes_back(
+    rig: MariaDbRig, tmp_path: Path
 ) -> None:
-    def cycle() -> Iterator[int]:
-        while True:
-            yield from sizes
-
-    def field(value: bytes | None) -> bytes:
-        if value is None:  # too large for the server to build
-            return b"\xfb"
-        size = len(value) + len(ROW_END)
-        length = bytes([size]) if size < 251 else b"\xfc" + size.to_bytes(2, "little")
-        return length + value + ROW_END
-
-    packets = [field(value) for value in values]
-    found = received(framed(packets), cycle(), len(packets), texts=True)
-    assert len(found) == len(values)
-    for row, value in zip(found, values, strict=True):
-        assert row in {value, field(value)}
+    result, _, restored = there_and_back(
+        rig,
+        tmp_path,
+        [
+            "CREATE TABLE computed (a INT AS (1 + 1) VIRTUAL, b INT AS (3) STORED)",
+            "INSERT INTO computed () VALUES (), (), ()",
+        ],
+    )
+    assert sum(o.rows or 0 for o in result.objects) == 3
+    assert rig.server.sql("SELECT * FROM computed", database=restored) == [(2, 3)] * 3
 
 
-@pytest.mark.parametrize("size", [1, 246, 247, 250, 251, 65_531, 65_532, 70_000, 1_000_000])
-def test_rows_of_every_length_are_cut_at_their_ends(size: int) -> None:
-    def field(value: bytes) -> bytes:
-        length = len(value)
-        if length < 251:
-            return bytes([length]) + value
-        if length < 1 << 16:
-            return b"\xfc" + length.to_bytes(2, "little") + value
-        return b"\xfd" + length.to_bytes(3, "little") + value
-
-    rows = [b"1" * size, b"2", b"\x7f" * size, b"3" * size]
-    packets = [field(b"'" + row + ROW_END) for row in rows]
-    ours, theirs = socket.socketpair()
-    sender = threading.Thread(target=theirs.sendall, args=(framed(packets),))
-    sender.start()
-    found: list[bytes] = []
-    with ours, theirs:
-        wire = Wire(ours)
-        while len(found) < len(rows):
-            found += wire.texts()
-        sender.join()
-    assert found == [b"'" + row for row in rows]
+def test_the_error_value_of_an_enum_is_not_taken_for_its_empty_member(
+    rig: MariaDbRig, tmp_path: Path
+) -> None:
+    """Without the member '' the server makes the error value of '' by itself."""
+    _, _, restored = there_and_back(
+        rig,
+        tmp_path,
+        [
+            "SET sql_mode = ''",
+            "CREATE TABLE e (id INT PRIMARY KEY, e ENUM('','a'), f ENUM('a','b'), s SET('x','y'))",
+            "INSERT INTO e VALUES (1, 0, 0, 0), (2, '', 'zz', 'zz'), (3, 'a', 'b', 'x'), (4, NULL, NULL, NULL)",
+        ],
+    )
+    assert rig.server.sql("SELECT e+0, f+0, s+0 FROM e ORDER BY id", database=restored) == [
+        (0, 0, 0),
+        (1, 0, 0),
+        (2, 2, 1),
+        (None, None, None),
+    ]

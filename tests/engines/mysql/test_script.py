@@ -9,7 +9,7 @@ import pytest
 from devtools.servers.mariadb import MariaDb
 from tests.engines.driver import back_up
 from tests.engines.mysql import data
-from tests.engines.mysql.test_contract import MariaDbRig
+from tests.engines.mysql.rig import MariaDbRig
 
 
 def run_script(folder: Path, server: MariaDb) -> subprocess.CompletedProcess[str]:
@@ -62,6 +62,47 @@ def test_the_script_stops_at_a_damaged_file(
     assert done.returncode != 0
     assert "shop.orders.00000.sql.zst is damaged" in done.stderr
     assert other.sql("SELECT COUNT(*) FROM shop.orders") == [(0,)]
+
+
+def test_the_script_keeps_what_looks_like_its_own_marks(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
+) -> None:
+    name = rig.new_database()
+    bodies = [
+        "BEGIN SELECT 'x\n/*end*/;\n'; /*end1*/;\nSELECT 2; END".replace(
+            "/*end1*/;", "SELECT 1 /*end1*/;"
+        ),
+        "BEGIN\nSELECT 1;/**/\nSELECT ';/*end1*/\n;/*end2*/\n';\nEND",
+        "BEGIN\n/* ;/**\n */ SELECT 1;\nEND",
+    ]
+    for number, body in enumerate(bodies):
+        rig.server.sql(f"CREATE PROCEDURE p{number} () {body}", database=name)
+    back_up(rig.engine, rig.source(name), tmp_path, **rig.job(None))
+    done = run_script(tmp_path, other)
+    found, expected = data.contents(other, name), data.contents(rig.server, name)
+    other.sql(f"DROP DATABASE IF EXISTS {name}")
+    assert (done.returncode, done.stderr) == (0, "")
+    # The client adds a space after a comment.
+    assert str(found).replace("*/ ;", "*/;") == str(expected)
+    assert len(found) == len(bodies)
+
+
+@pytest.mark.mariadb
+def test_the_script_restores_rows_older_than_a_check(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
+) -> None:
+    name = rig.new_database()
+    rig.server.sql(
+        "CREATE TABLE t (n INT PRIMARY KEY, CHECK (n > 0))",
+        "SET check_constraint_checks = 0",
+        "INSERT INTO t VALUES (-1)",
+        database=name,
+    )
+    back_up(rig.engine, rig.source(name), tmp_path, **rig.job(None))
+    done = run_script(tmp_path, other)
+    rows = other.sql(f"SELECT n FROM {name}.t")
+    other.sql(f"DROP DATABASE IF EXISTS {name}")
+    assert (done.returncode, done.stderr, rows) == (0, "", [(-1,)])
 
 
 @pytest.mark.mariadb

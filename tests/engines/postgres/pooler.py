@@ -4,13 +4,13 @@ import os
 import shutil
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from devtools.servers.postgres import PostgresServer, free_port
+from devtools.timer import wait_until
 
 
 @contextmanager
@@ -29,24 +29,26 @@ def pooled(
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin"
     command = [shutil.which("pgbouncer", path=path) or "pgbouncer", "-q"]
     command += ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to run as root
-    with log.open("wb") as said:
-        process = subprocess.Popen([*command, str(config)], stdout=said, stderr=said)
+    with log.open("wb") as output:
+        process = subprocess.Popen([*command, str(config)], stdout=output, stderr=output)
     try:
-        _wait(process, port, log)
+        try:
+            wait_until(
+                lambda: _listens(port),
+                "PgBouncer's port",
+                given_up=lambda: process.poll() is not None,
+            )
+        except TimeoutError as error:
+            raise RuntimeError(f"{error}: {log.read_text()}") from error
         yield port
     finally:
         process.terminate()
         process.wait(20)
 
 
-def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    end = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            if time.monotonic() > end or process.poll() is not None:
-                raise RuntimeError(f"no PgBouncer: {log.read_text()}") from None
-            time.sleep(0.05)
-        else:
-            return
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True

@@ -4,6 +4,7 @@ import itertools
 import signal
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,14 @@ def source(name: str, **settings: Any) -> PostgresSource:
 
 
 def address(server: PostgresServer, database: str, **more: Any) -> Connection:
-    return Connection(
-        **{
-            "host": server.host,
-            "port": server.port,
-            "user": server.user,
-            "password": server.password,
-            "database": database,
-        }
-        | more
+    usual = Connection(
+        host=server.host,
+        port=server.port,
+        user=server.user,
+        password=server.password,
+        database=database,
     )
+    return replace(usual, **more)
 
 
 def run(server: PostgresServer, database: str, vault: Path, **settings: Any) -> Result:
@@ -82,7 +81,7 @@ def holds(server: PostgresServer, database: str) -> dict[str, Any]:
                 continue
             what = "last_value::text || is_called" if kind == "S" else "x::text"
             found[name] = session.execute(
-                sql.SQL(  # type: ignore[arg-type]
+                sql.SQL(
                     f"SELECT count(*), md5(string_agg(md5({what}), '' ORDER BY md5({what})))"
                     f" FROM ONLY {name} AS x"
                 )
@@ -100,7 +99,7 @@ def definitions(server: PostgresServer, database: str) -> str:
 
 
 def _one(session: psycopg.Connection[Any], query: str, *values: Any) -> Any:
-    row = session.execute(query, values).fetchone()  # type: ignore[arg-type]
+    row = session.execute(query, values).fetchone()
     return row[0] if row else None
 
 

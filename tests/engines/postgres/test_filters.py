@@ -8,6 +8,7 @@ import pytest
 from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
+from stepvault.engines.postgres.target import name_of
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
 from stepvault.records import RestoreOptions
 from tests.engines.driver import Result, restore_job, run_restore
@@ -318,9 +319,9 @@ def test_a_partitioned_table_comes_back_with_its_partitions(
     result = run(pg18, events, tmp_path / "vault")
     job = restored(pg18, events, result, tmp_path / "vault", only=["events"])
     rows = "SELECT count(*) FROM events"
-    assert pg18.psql(rows, database=str(job.connection.database)) == "100"
+    assert pg18.psql(rows, database=name_of(job)) == "100"
     assert engine.differences(job) == []
-    pg18.psql("DELETE FROM old.e2 WHERE a = 70", database=str(job.connection.database))
+    pg18.psql("DELETE FROM old.e2 WHERE a = 70", database=name_of(job))
     assert engine.differences(job) == ["table old.e2 holds 49 rows instead of 50"]
 
 
@@ -332,8 +333,8 @@ def test_a_partition_comes_back_without_what_it_is_a_part_of(
     job = restored(pg18, events, result, tmp_path / "vault", only=["e1"])
     tables = "SELECT string_agg(relname, ',') FROM pg_class WHERE relkind IN ('r', 'p')"
     tables += " AND relnamespace = 'public'::regnamespace"
-    assert pg18.psql(tables, database=str(job.connection.database)) == "e1"
-    assert pg18.psql("SELECT count(*) FROM e1", database=str(job.connection.database)) == "50"
+    assert pg18.psql(tables, database=name_of(job)) == "e1"
+    assert pg18.psql("SELECT count(*) FROM e1", database=name_of(job)) == "50"
     assert engine.differences(job) == []
     options = RestoreOptions(only=["e1"], overwrite=True)
     there = address(pg18, events)
@@ -364,7 +365,7 @@ def test_a_foreign_key_to_a_table_goes_with_one_of_its_partitions(
     copy = stock_restore(pg18, tmp_path / "vault")
     assert pg18.psql(keys, database=copy) == "notes_b_fkey"
     job = restored(pg18, events, result, tmp_path / "vault")
-    assert pg18.psql(keys, database=str(job.connection.database)) == "notes_b_fkey"
+    assert pg18.psql(keys, database=name_of(job)) == "notes_b_fkey"
     assert engine.differences(job) == []
 
 
@@ -390,7 +391,7 @@ def test_a_sequence_that_another_table_uses_stays(pg18: PostgresServer, tmp_path
     copy = stock_restore(pg18, tmp_path / "vault")
     job = restored(pg18, name, result, tmp_path / "vault")
     assert engine.differences(job) == []
-    for database in (copy, str(job.connection.database)):
+    for database in (copy, name_of(job)):
         added = "INSERT INTO archive VALUES (DEFAULT, 1) RETURNING id"
         assert pg18.psql(added, database=database) == "4"
         sequences = "SELECT relname FROM pg_class WHERE relkind = 'S'"

@@ -7,7 +7,7 @@ import pytest
 
 from devtools.servers.postgres import PostgresServer
 from stepvault.engines.postgres import engine, toc
-from stepvault.errors import SourceUnsupported
+from stepvault.errors import TargetUnsupported
 from tests.engines.driver import Result, back_up, restore_job, run_restore
 from tests.engines.postgres.rig import address, definitions, new_database, source
 
@@ -91,9 +91,9 @@ def test_a_server_without_the_provider_refuses_the_restore(
     where = address(server, new_database(server))
     empty = definitions(server, str(where.database))
     job = restore_job(result, tmp_path / "vault", source(labelled), connection=where)
-    with pytest.raises(SourceUnsupported, match='provider "nobody" is not loaded') as caught:
+    with pytest.raises(TargetUnsupported, match='provider "nobody" is not loaded') as caught:
         run_restore(engine, job)
-    assert "--no-security-labels" in caught.value.fix
+    assert "--without security-labels" in caught.value.fix
     assert definitions(server, str(where.database)) == empty
 
 

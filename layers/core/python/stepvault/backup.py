@@ -39,7 +39,8 @@ from stepvault.errors import (
     StepvaultError,
     StorageUnavailable,
 )
-from stepvault.governor import Governor, keep_buffers, settle_memory
+from stepvault.governor import Governor
+from stepvault.memory import keep_buffers, settle_memory
 from stepvault.multipart import Upload
 from stepvault.profiling import Meter, Watch
 from stepvault.records import Failure, Profile, Receipt, StoredObject, Unit
@@ -88,6 +89,8 @@ def back_up(
     path = _Path(unit, claim, deadline, governor, limits.inflight)
     try:
         try:
+            if unit.unplanned:
+                raise _unplanned(unit)
             receipt = deadline.call(
                 lambda: _store_unit(path, started, deadline, governor, limits), path.give_up
             )
@@ -145,7 +148,7 @@ def _of_scratch(error: OSError, unit: Unit, scratch: str) -> Exception:
     return ScratchFull(
         f"{unit.source.name}/{unit.id} needs more temporary storage than there is in {scratch} "
         f"({error.strerror})",
-        "Free space there, or set TMPDIR to a larger disk",
+        "On AWS raise limits.ephemeral_mb for the engine; elsewhere free space there, or set TMPDIR",
     )
 
 
@@ -372,6 +375,15 @@ def _receipt(
         warnings=list(warnings),
         skipped=skipped,
         profile=profile or Profile(),
+    )
+
+
+def _unplanned(unit: Unit) -> OutOfTime:
+    return OutOfTime(
+        f"Planning {unit.source.name} was cut off: its function ran out of time or memory, as the "
+        "log of plan_source says",
+        f"Raise limits.memory.{unit.source.engine}, leave folders out, or make several sources of "
+        "it; then finish the run, which plans it again",
     )
 
 

@@ -1,14 +1,33 @@
 """S3 buckets as sources, for engines that know no AWS."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from stepvault import storage
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.deadline import Deadline
 from stepvault.engines.base import ObjectEntry
-from stepvault.errors import SourceChanged, SourceDenied, SourceMissing, SourceUnreachable
+from stepvault.errors import (
+    SourceBusy,
+    SourceChanged,
+    SourceDenied,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+)
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 _CHUNK = 1 << 20
+
+#: What is kept of an object beside its bytes, as the API names it; tags and ``Expires`` apart.
+_PROPERTIES = (
+    "ContentType", "CacheControl", "ContentDisposition", "ContentEncoding", "ContentLanguage",
+    "WebsiteRedirectLocation", "StorageClass", "Metadata",
+)  # fmt: skip
+_DEFAULT_TYPE = "binary/octet-stream"
 
 
 class Buckets:
@@ -22,6 +41,7 @@ class Buckets:
         self._deadline = deadline or Deadline()
 
     def list(self, bucket: str, prefix: str) -> Iterator[ObjectEntry]:
+        """Yield every object under the prefix, in key order."""
         with _source_errors(bucket, prefix):
             pages = (
                 storage.client_for(self._deadline)
@@ -38,34 +58,79 @@ class Buckets:
                     )
 
     def read(
-        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+        self,
+        bucket: str,
+        key: str,
+        etag: str | None = None,
+        part: tuple[int, int] | None = None,
+        properties: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Iterator[bytes]:
+        """Yield the object's bytes, or those from one offset up to another.
+
+        Args:
+            bucket: its bucket.
+            key: its key.
+            etag: the ETag that it has to have.
+            part: offsets of the first byte and after the last.
+            properties: told, before the first bytes, what else the object has.
+
+        Raises:
+            SourceChanged: its ETag is no longer the one given.
+        """
         asked = {"IfMatch": etag} if etag else {}
         if part:
             asked["Range"] = f"bytes={part[0]}-{part[1] - 1}"
         with _source_errors(bucket, key):
             client = storage.client_for(self._deadline)
-            body = client.get_object(Bucket=bucket, Key=key, **asked)["Body"]  # type: ignore[arg-type]
-            yield from body.iter_chunks(_CHUNK)
+            answer = client.get_object(Bucket=bucket, Key=key, **asked)  # type: ignore[arg-type]
+            if properties:
+                properties(self._properties(bucket, key, answer))
+            yield from answer["Body"].iter_chunks(_CHUNK)
+
+    def _properties(
+        self, bucket: str, key: str, answer: "GetObjectOutputTypeDef"
+    ) -> Mapping[str, Any]:
+        """Return what an object has beside its bytes; what S3 gives every object is left out."""
+        values: Mapping[str, Any] = answer
+        kept = {name: values[name] for name in _PROPERTIES if values.get(name)}
+        if kept.get("ContentType") == _DEFAULT_TYPE:
+            del kept["ContentType"]
+        if expires := answer.get("ExpiresString"):
+            kept["Expires"] = expires
+        if answer.get("TagCount"):
+            kept["Tags"] = self._tags(bucket, key)
+        return kept
+
+    def _tags(self, bucket: str, key: str) -> dict[str, str] | None:
+        """Return an object's tags; None if they may not be read."""
+        try:
+            with _source_errors(bucket, key):
+                client = storage.client_for(self._deadline)
+                tags = client.get_object_tagging(Bucket=bucket, Key=key)["TagSet"]
+        except SourceDenied:
+            return None
+        return {tag["Key"]: tag["Value"] for tag in tags}
 
 
 @contextmanager
 def _source_errors(bucket: str, key: str) -> Iterator[None]:
-    from botocore.exceptions import BotoCoreError, ClientError
-
     where = f"s3://{bucket}/{key}"
-    try:
+
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return SourceMissing(f"{where} does not exist", "Check the source's path")
+            case "changed":
+                return SourceChanged(f"{where} was replaced while the backup ran")
+            case "denied" | "refused" | "unset":
+                return SourceDenied(
+                    f"{where} may not be read ({problem.code})",
+                    problem.hint or "Check the bucket's policy and its KMS key's",
+                )
+            case "throttled":
+                return SourceBusy(f"{where} cannot be read now ({problem.code})")
+            case "transient":
+                return SourceUnreachable(f"{where} cannot be read: {problem.message}")
+
+    with translated(ours):
         yield
-    except ClientError as error:
-        code = storage.error_code(error)
-        if code == "NoSuchBucket" or code in storage.MISSING_KEY:
-            raise SourceMissing(f"{where} does not exist", "Check the source's path") from error
-        if code in {"AccessDenied", "403"}:
-            raise SourceDenied(
-                f"{where} may not be read", "Check the bucket's policy and its KMS key's"
-            ) from error
-        if code in {"PreconditionFailed", "412"}:
-            raise SourceChanged(f"{where} was replaced while the backup ran") from error
-        raise SourceUnreachable(f"{where} cannot be read ({code})") from error
-    except (BotoCoreError, OSError) as error:
-        raise SourceUnreachable(f"{where} cannot be read: {error}") from error

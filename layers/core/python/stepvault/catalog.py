@@ -19,7 +19,17 @@ from stepvault.compress import decompress
 from stepvault.deadline import Deadline
 from stepvault.errors import BackupTampered, RunNotFound
 from stepvault.objects import CLAIM_BYTES, Bucket, Listed, unreadable
-from stepvault.records import Failure, Manifest, Receipt, Record, StoredObject, Summary, Unit
+from stepvault.records import (
+    Failure,
+    Manifest,
+    Receipt,
+    Record,
+    RestoreReport,
+    StoredObject,
+    Summary,
+    Unit,
+    Unrestored,
+)
 from stepvault.settings import Kind
 
 #: Bytes of a record at most, so that a wrong one does not fill the memory.
@@ -324,22 +334,62 @@ class Vault(Bucket):
         Raises:
             BackupTampered: a line of the plan cannot be read, or is another run's.
         """
-        kinds: tuple[Kind, ...] = ("databases", "files")
-        plans = {key: self.get(key, RECORD_BYTES) for key in (keys.plan(run, k) for k in kinds)}
-        units: list[Unit] = []
-        for key, body in plans.items():
-            if body is None:  # each plan is written, even if it is empty
-                return None
-            for line in body.splitlines():
-                unit = _parse(key, Unit, line)
-                if unit.run_id != run:
-                    raise unreadable(key, f"a line of it is of run {unit.run_id!r}")
-                units.append(unit)
+        plans = self._plans(run)
+        if None in plans:
+            return None
+        return [unit for units in plans for unit in units or ()]
+
+    def units_so_far(self, run: str) -> list[Unit]:
+        """Return the units that are planned by now."""
+        return [unit for units in self._plans(run) for unit in units or ()]
+
+    def source_units(self, run: str, source: str) -> list[Unit] | None:
+        """Return the units of a source that is planned by itself; None if it is not planned yet."""
+        return self._units(keys.source_units(run, source), run)
+
+    def _plans(self, run: str) -> list[list[Unit] | None]:
+        kinds: tuple[Kind, ...] = (
+            "databases",
+            "files",
+        )  # each plan is written, even if it is empty
+        return [self._units(keys.plan(run, kind), run) for kind in kinds]
+
+    def _units(self, key: str, run: str) -> list[Unit] | None:
+        units = self.lines(key, Unit)
+        foreign = next((unit for unit in units or () if unit.run_id != run), None)
+        if foreign:
+            raise unreadable(key, f"a line of it is of run {foreign.run_id!r}")
         return units
+
+    def lines[R: Record](self, key: str, model: type[R]) -> list[R] | None:
+        """Return the records of an object of JSON lines; None if there is no such object.
+
+        Raises:
+            BackupTampered: a line cannot be read.
+        """
+        body = self.get(key, RECORD_BYTES)
+        return None if body is None else [_parse(key, model, line) for line in body.splitlines()]
 
     def put_lines(self, key: str, records: Iterable[Record]) -> None:
         """Store records as JSON lines."""
         self.put(key, b"".join(_json(record) + b"\n" for record in records))
+
+    def put_unrestored(self, restore: str, stage: str, task: str, left: list[Unrestored]) -> None:
+        """Store what a task of a restore left out."""
+        self.put_lines(keys.unrestored(restore, stage, task), left)
+
+    def unrestored(self, restore: str) -> list[Unrestored]:
+        """Give what the tasks of a restore have left out so far."""
+        listed = self.entries(keys.unrestored_prefix(restore))
+        return [what for e in listed for what in self.lines(e.key, Unrestored) or ()]
+
+    def put_restore_report(self, report: RestoreReport) -> None:
+        """Store what a restore as a whole left out."""
+        self.put(keys.restore_report(report.restore_id), _json(report))
+
+    def restore_report(self, restore: str) -> RestoreReport | None:
+        """Give what a restore left out; None while it has not ended."""
+        return self._record(keys.restore_report(restore), RestoreReport)
 
     def listing(self, key: str) -> Iterator[bytes]:
         """Yield a unit's listing as its engine made it; it can be too large for memory."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import zstandard
 
-from stepvault.engines.base import Buffer, EndFrame
+from stepvault.buffers import Buffer, EndFrame
 
 #: Raw bytes of a frame at most. Each frame is compressed at once from one buffer: up to a third
 #: faster than a running stream, whose window wraps round inside zstd, and no larger, as the

@@ -1,7 +1,7 @@
 """Read stepvault.toml: the TOML that a person writes, or the JSON that the deployment carries.
 
-``mistakes.py`` says what is wrong with it, all at once; here are the file, the normalised
-JSON, the JSON Schema for editors and the small command that synth uses.
+``validation_messages.py`` and ``config_rules.py`` say what is wrong with it, all at once; here are
+the file, the normalised JSON, the JSON Schema for editors and the small command that synth uses.
 
 ::
 
@@ -18,13 +18,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from stepvault import expressions, mistakes
+from stepvault import config_rules, validation_messages
+from stepvault.engines.files.tree.globs import without_effect
 from stepvault.errors import ConfigInvalid, StepvaultError
-from stepvault.settings import Config, DatabaseSettings, Retention
+from stepvault.settings import Config, DatabaseSettings, FilesSource, Retention
 
 
 def load(path: str | Path) -> Config:
-    """The configuration in that file.
+    """Read the configuration in that file.
 
     Raises:
         ConfigInvalid: the file cannot be read, or one line per mistake in it.
@@ -34,21 +35,37 @@ def load(path: str | Path) -> Config:
 
 
 def parse(raw: dict[str, Any], origin: str = "the configuration") -> Config:
-    """The configuration in a mapping as TOML or JSON gives it; ``origin`` names it in errors."""
-    found = mistakes.find(raw)
-    if found:
-        count = "a mistake" if len(found) == 1 else f"{len(found)} mistakes"
-        raise ConfigInvalid("\n  ".join([f"{origin} has {count}:", *found]))
+    """Return the configuration in a mapping as TOML or JSON gives it.
+
+    Args:
+        raw: the mapping.
+        origin: names it in errors.
+
+    Raises:
+        ConfigInvalid: with one line per mistake.
+    """
+    try:
+        lines = mistakes(raw)
+    except RecursionError:
+        raise _too_deep(origin) from None
+    if lines:
+        count = "a mistake" if len(lines) == 1 else f"{len(lines)} mistakes"
+        raise ConfigInvalid("\n  ".join([f"{origin} has {count}:", *lines]))
     return Config.model_validate(raw)
 
 
+def mistakes(raw: dict[str, Any]) -> list[str]:
+    """Return a line for each mistake in a mapping as TOML or JSON gives it."""
+    return list(dict.fromkeys([*validation_messages.find(raw), *config_rules.find(raw)]))
+
+
 def to_json(config: Config) -> str:
-    """The normalised form: every default written out, keys as in the TOML."""
+    """Return the normalised form: every default written out, keys as in the TOML."""
     return config.model_dump_json(by_alias=True, indent=2)
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of stepvault.toml, for editors that complete and check while typing."""
+    """Return the JSON Schema of stepvault.toml, for editors that complete and check while typing."""
     schema = Config.model_json_schema(by_alias=True)
     _tidy(schema)
     return {
@@ -59,7 +76,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def summary(config: Config) -> list[str]:
-    """A few lines for the person who asked whether the file is right."""
+    """Return a few lines for the person who asked whether the file is right."""
 
     def counted(things: Sequence[Any], what: str) -> str:
         return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
@@ -80,13 +97,19 @@ def summary(config: Config) -> list[str]:
 
 
 def notes(config: Config) -> list[str]:
-    """What is allowed, and may still not be what the person meant."""
+    """Return what is allowed, and may still not be what the person meant."""
     return [*_source_notes(config), *_other_notes(config)]
 
 
 def _source_notes(config: Config) -> Iterator[str]:
     mount = config.network.efs_mount if config.network.efs_access_point_arn else None
     for source in config.sources:
+        if isinstance(source, FilesSource):
+            for pattern in without_effect(source.exclude):
+                yield (
+                    f"{source.name}: exclude: {pattern!r} takes nothing back; put it after the pattern "
+                    "that excludes, and let that one end in /*: an excluded directory is not entered"
+                )
         if isinstance(source, DatabaseSettings):
             if source.connection.url_env:
                 yield f"{source.name}: url_env is for a terminal; functions on AWS have no such variable"
@@ -102,14 +125,17 @@ def _source_notes(config: Config) -> Iterator[str]:
 
 
 def _other_notes(config: Config) -> Iterator[str]:
-    for schedule in config.schedules:
-        if (expressions.rate_hours(schedule.expression) or 0) >= schedule.window_hours > 0:
-            yield f"{schedule.name}: the alarm on a missed run looks back {schedule.window_hours} hours and will ring between runs; 0 switches it off"
     if not config.schedules:
         yield "no schedules: a run starts only when somebody starts it"
     rules = [config.retention, *(s.retention for s in config.sources if s.retention)]
     if all(rule == Retention() for rule in rules):
         yield "no retention: every backup is kept"
+
+
+def _too_deep(origin: str) -> ConfigInvalid:
+    return ConfigInvalid(
+        f"{origin} is nested too deeply", "Remove the tables or lists within tables or lists"
+    )
 
 
 # Reading
@@ -143,6 +169,10 @@ def _read(path: Path) -> dict[str, Any]:
         ) from None
     except tomllib.TOMLDecodeError as e:
         raise ConfigInvalid(_toml_mistake(path, str(e), text), _toml_fix(str(e))) from None
+    except RecursionError:
+        raise _too_deep(path.name) from None
+    except ValueError as e:  # a number of thousands of digits
+        raise ConfigInvalid(f"{path} holds a value that is none: {e}", "Correct it") from None
     if not isinstance(raw, dict):
         raise ConfigInvalid(
             f"{path} holds a JSON {type(raw).__name__}, not an object",
@@ -151,17 +181,17 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _toml_mistake(path: Path, said: str, text: str) -> str:
-    where = re.search(r" \(at line (\d+), column (\d+)\)$", said)
+def _toml_mistake(path: Path, message: str, text: str) -> str:
+    where = re.search(r" \(at line (\d+), column (\d+)\)$", message)
     if where:
-        return f"{path}, line {where[1]}, column {where[2]}: {said[: where.start()]}"
-    return f"{path}, line {text.count('\n') + 1}: {said.removesuffix(' (at end of document)')}"
+        return f"{path}, line {where[1]}, column {where[2]}: {message[: where.start()]}"
+    return f"{path}, line {text.count('\n') + 1}: {message.removesuffix(' (at end of document)')}"
 
 
-def _toml_fix(said: str) -> str:
-    if "Invalid value" in said:
+def _toml_fix(message: str) -> str:
+    if "Invalid value" in message:
         return 'Text needs quotes: name = "shop"'
-    if "Cannot" in said or "overwrite" in said:
+    if "Cannot" in message or "overwrite" in message:
         return "Each key and each [table] may stand there once; [[sources]] begins another source"
     return "Correct the TOML there"
 

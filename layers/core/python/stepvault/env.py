@@ -16,6 +16,8 @@ class FunctionEnv:
 
     vault: str = field(metadata={"variable": "STEPVAULT_VAULT"})
     """Name of the vault bucket."""
+    stack: str = field(metadata={"variable": "STEPVAULT_STACK"})
+    """Name of the stack, which keeps apart the metrics of several."""
 
     @classmethod
     def read(cls) -> Self:
@@ -48,15 +50,23 @@ class PlanEnv(FunctionEnv):
 #: Function file to what it reads.
 FUNCTIONS: dict[str, type[FunctionEnv]] = {
     "plan": PlanEnv,
-    "back_up_database": FunctionEnv,
-    "back_up_files": FunctionEnv,
+    "plan_source": FunctionEnv,
+    "collect_units": FunctionEnv,
+    "check_schedules": PlanEnv,
+    "back_up": FunctionEnv,
     "seal": FunctionEnv,
     "prune": PlanEnv,
     "plan_restore": PlanEnv,
     "restore": FunctionEnv,
+    "report_restore": FunctionEnv,
 }
 
 
 def memory_limit() -> int:
     """Bytes of memory the platform allows this function; 0 where there is no limit to know."""
     return int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "0")) << 20
+
+
+def stack_name() -> str:
+    """Give the name of the stack that the function belongs to; ``Stepvault`` outside of one."""
+    return os.environ.get("STEPVAULT_STACK", "Stepvault")

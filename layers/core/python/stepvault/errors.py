@@ -31,6 +31,8 @@ The class name reaches Step Functions as the error's name, so ``Retry`` and the 
 show it; the names of the transient ones stand in the state machine and a test compares them.
 """
 
+from collections.abc import Sequence
+
 
 class StepvaultError(Exception):
     """An error with a next step.
@@ -47,7 +49,16 @@ class StepvaultError(Exception):
 
     def __str__(self) -> str:
         fix = self.fix[:1].upper() + self.fix[1:]
-        return f"{self.message}. {fix}." if fix else self.message
+        if not fix:
+            return self.message
+        return f"{self.message}\n{fix}." if "\n" in self.message else f"{self.message}. {fix}."
+
+
+def listed(what: str, reasons: Sequence[str]) -> str:
+    """Return a message with its reasons: one on the same line, several on lines of their own."""
+    if len(reasons) == 1:
+        return f"{what}: {reasons[0]}"
+    return "\n  ".join([f"{what}:", *reasons])
 
 
 class Transient(StepvaultError):

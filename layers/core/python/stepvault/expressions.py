@@ -1,12 +1,15 @@
-"""EventBridge Scheduler's expressions, checked before anything is deployed. Pure.
+"""EventBridge Scheduler's expressions: checked before anything is deployed, and when they are due.
 
 ``rate(1 day)``, ``cron(0 3 * * ? *)`` and ``at(2026-12-31T23:00:00)``; AWS's own complaint
-about a bad one comes in mid-deployment and says only that it is not valid.
+about a bad one comes in mid-deployment and says only that it is not valid. Pure. Source:
+https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html
 """
 
+import calendar
 import re
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 _HOURS = {"minute": 1 / 60, "hour": 1, "day": 24}
 _MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
@@ -25,7 +28,7 @@ _CRON: tuple[tuple[str, int, int, Sequence[str], str], ...] = (
 
 
 def problem(expression: str) -> str | None:
-    """What is wrong with the expression and how to write it; None if nothing is."""
+    """Say what is wrong with the expression and how to write it; None if nothing is."""
     form = re.fullmatch(r"(rate|cron|at)\((.*)\)", expression)
     if form is None:
         return "write rate(1 day), cron(0 3 * * ? *) or at(2026-12-31T23:00:00)"
@@ -98,3 +101,118 @@ def _cron_field(value: str, least: int, greatest: int, names: Sequence[str], mar
         return first is not None and last is not None
 
     return all(item(text) for text in value.split(","))
+
+
+def due(expression: str, timezone: str, after: datetime, before: datetime) -> Iterator[datetime]:
+    """Give the moments at which the expression starts a run, the latest first, in UTC.
+
+    Where clocks go forward, a time that does not exist is skipped; where they go back, a time that
+    comes twice counts once, as EventBridge Scheduler does it. A ``rate`` counts from ``after``.
+
+    Args:
+        expression: one that ``problem`` has nothing against.
+        timezone: IANA name.
+        after: exclusive.
+        before: inclusive.
+    """
+    zone = ZoneInfo(timezone)
+    kind, _, inside = expression.removesuffix(")").partition("(")
+    match kind:
+        case "rate":
+            moments = _rate_moments(rate_hours(expression) or 1, after, before)
+        case "at":
+            moments = iter([datetime.fromisoformat(inside).replace(tzinfo=zone)])
+        case _:
+            moments = _cron_moments(inside.split(), zone, after, before)
+    for moment in moments:
+        if after < moment <= before:
+            yield moment.astimezone(UTC)
+
+
+def _rate_moments(hours: float, after: datetime, before: datetime) -> Iterator[datetime]:
+    step = timedelta(hours=hours)
+    for count in range((before - after) // step, 0, -1):
+        yield after + count * step
+
+
+def _cron_moments(
+    fields: Sequence[str], zone: ZoneInfo, after: datetime, before: datetime
+) -> Iterator[datetime]:
+    minutes, hours = (_numbers(fields[n], n) for n in (0, 1))
+    day, first = before.astimezone(zone).date(), after.astimezone(zone).date()
+    while day >= first:
+        if _is_day(day, fields):
+            for hour in sorted(hours, reverse=True):
+                for minute in sorted(minutes, reverse=True):
+                    local = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone)
+                    if local.astimezone(UTC).astimezone(zone) == local:  # else it does not exist
+                        yield local
+        day -= timedelta(days=1)
+
+
+def _is_day(day: date, fields: Sequence[str]) -> bool:
+    _, _, of_month, month, of_week, year = fields
+    return (
+        day.month in _numbers(month, 3)
+        and day.year in _numbers(year, 5)
+        and (of_month == "?" or any(_is_day_of_month(day, i) for i in of_month.split(",")))
+        and (of_week == "?" or any(_is_day_of_week(day, i) for i in of_week.split(",")))
+    )
+
+
+def _is_day_of_month(day: date, item: str) -> bool:
+    last = calendar.monthrange(day.year, day.month)[1]
+    if item == "L":
+        return day.day == last
+    if item.endswith("W"):
+        wanted = last if item == "LW" else int(item[:-1])
+        return wanted <= last and day == _nearest_weekday(day.replace(day=wanted), last)
+    return day.day in _numbers(item, 2)
+
+
+def _nearest_weekday(day: date, last: int) -> date:
+    """Give the weekday nearest to the day within its month, as ``15W`` means it."""
+    match day.isoweekday():
+        case 6:
+            return day - timedelta(days=1) if day.day > 1 else day + timedelta(days=2)
+        case 7:
+            return day + timedelta(days=1) if day.day < last else day - timedelta(days=2)
+    return day
+
+
+def _is_day_of_week(day: date, item: str) -> bool:
+    number = day.isoweekday() % 7 + 1  # Sunday is 1
+    if item == "L":
+        return number == 7
+    if item.endswith("L"):
+        last = calendar.monthrange(day.year, day.month)[1]
+        return number in _numbers(item[:-1], 4) and day.day > last - 7
+    if "#" in item:
+        wanted, _, which = item.partition("#")
+        return number in _numbers(wanted, 4) and (day.day - 1) // 7 + 1 == int(which)
+    return number in _numbers(item, 4)
+
+
+def _numbers(field: str, which: int) -> set[int]:
+    """Give the numbers that a field names: ``1-5``, ``*/15``, ``MON,WED``."""
+    _, least, greatest, names, _ = _CRON[which]
+
+    def number(text: str) -> int:
+        return names.index(text.upper()) + 1 if text.upper() in names else int(text)
+
+    numbers: set[int] = set()
+    for item in field.split(","):
+        base, _, step = item.partition("/")
+        low, dash, high = base.partition("-")
+        if base == "*":
+            first, last = least, greatest
+        else:
+            first = number(low)
+            last = number(high) if dash else greatest if step else first
+        span = (
+            range(first, last + 1)
+            if first <= last
+            else [*range(first, greatest + 1), *range(least, last + 1)]
+        )
+        numbers |= set(span[:: int(step or 1)])
+    return numbers

@@ -7,19 +7,27 @@
     backups/<source>/<run-id>/manifest.json            written last: the backup exists from here on
     runs/<run-id>/request.json                         what started it
     runs/<run-id>/plan/<kind>.jsonl                    one line per unit, read by the Distributed Map
+    runs/<run-id>/plan/sources.jsonl                   the sources of files, each planned by itself
+    runs/<run-id>/plan/<source>/units.jsonl            their units
     runs/<run-id>/plan/<source>/<unit>.list.zst        a file batch: NUL-ended paths
     runs/<run-id>/failures/<source>/<unit>.json        why a unit failed; never removed; read by `show`
     runs/<run-id>/summary.json                         what the run did, written by seal
     runs/map-results/                                  Step Functions' own, written and read by it alone
     restores/<restore-id>/<stage>.jsonl                one line per restore task
+    restores/<restore-id>/unrestored/<stage>-<task>.jsonl   what a task left out or could not put back
+    restores/<restore-id>/report.json                  all of these, once each; written at the end
+    state/schedules.json                               since when each schedule is as it is
 """
 
+import hashlib
 import re
 from datetime import UTC, datetime
 
 BACKUPS = "backups/"
 RUNS = "runs/"
 RESTORES = "restores/"
+#: What the check of the schedules remembers.
+SCHEDULES = "state/schedules.json"
 
 #: Names that are safe as one key segment, in a URL, a file name, a metric dimension and an
 #: execution name: S3's "safe characters" without those a shell or a path would mind.
@@ -100,6 +108,16 @@ def plan(run: str, kind: str) -> str:
     return f"{RUNS}{run}/plan/{kind}.jsonl"
 
 
+def sources_to_plan(run: str) -> str:
+    """Name the list of the sources that are planned by functions of their own."""
+    return f"{RUNS}{run}/plan/sources.jsonl"
+
+
+def source_units(run: str, source: str) -> str:
+    """Name the list of the units of one source; it is planned once that is there."""
+    return f"{RUNS}{run}/plan/{source}/units.jsonl"
+
+
 def retry_plan(run: str, kind: str, attempt: int) -> str:
     """Return the key of the list of units that a redrive has to do again."""
     return f"{RUNS}{run}/plan/{kind}.retry-{attempt}.jsonl"
@@ -128,6 +146,23 @@ def summary(run: str) -> str:
 def restore_plan(restore: str, stage: str) -> str:
     """Return the key of the list of a restore's tasks of one stage."""
     return f"{RESTORES}{restore}/{stage}.jsonl"
+
+
+def unrestored(restore: str, stage: str, task: str) -> str:
+    """Name what the task left out or could not put back; written only if there is something."""
+    # A task's id is the engine's own, and may hold what no key should.
+    digest = hashlib.sha256(task.encode()).hexdigest()[:16]
+    return f"{unrestored_prefix(restore)}{stage}-{digest}.jsonl"
+
+
+def unrestored_prefix(restore: str) -> str:
+    """Where the tasks of a restore report what they left out."""
+    return f"{RESTORES}{restore}/unrestored/"
+
+
+def restore_report(restore: str) -> str:
+    """Name the report of what a restore as a whole left out."""
+    return f"{RESTORES}{restore}/report.json"
 
 
 def parse_backup(key: str) -> tuple[str, str, str] | None:

@@ -185,8 +185,6 @@ class Bucket:
         Raises:
             BackupTampered: the object is gone or shorter.
         """
-        from botocore.exceptions import IncompleteReadError, ResponseStreamingError
-
         if end <= start:
             return b""
         with storage.vault_errors(self.bucket):
@@ -199,7 +197,7 @@ class Bucket:
                     if storage.error_code(error) in storage.MISSING_KEY | {"InvalidRange", "416"}:
                         break
                     raise
-                except (OSError, IncompleteReadError, ResponseStreamingError):
+                except storage.cut_off_errors():
                     # The connection broke inside the body.
                     if attempt == 2:
                         raise StorageUnavailable(f"S3 cut off {key!r} three times") from None

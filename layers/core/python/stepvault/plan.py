@@ -1,10 +1,16 @@
-"""From configuration to units: what a run will do, written down before it starts."""
+"""From configuration to units: what a run will do, written down before it is done.
+
+::
+
+    plan ─┬→ units of databases
+          └→ plan_source, one for each source of files → collect_units → their units
+"""
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from stepvault import engines, keys
 from stepvault.buckets import Buckets
@@ -23,9 +29,9 @@ from stepvault.governor import Governor
 from stepvault.multipart import Upload
 from stepvault.profiling import StageMeter
 from stepvault.records import Execution, Record, Unit
-from stepvault.settings import Config, DatabaseSettings, FilesSource, Kind, Source, kind_of
+from stepvault.settings import Config, DatabaseSettings, Kind, Source
 
-KINDS: tuple[Kind, ...] = ("databases", "files")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class RunInput(Record):
@@ -62,12 +68,29 @@ class RunRequest(Record):
         return given
 
 
-def plan(config: Config, vault: Vault, request: RunRequest) -> dict[str, Any]:
-    """Write the run's plan and return what the state machine fans out over.
+class SourceToPlan(Record):
+    """One source whose units take a look at it: a line of the plan, the event of ``plan_source``."""
 
-    A run id that is already planned keeps its plan; only units without a receipt are handed
-    out. A source that cannot be planned (its directory is missing, say) becomes one unit that
-    will fail with the reason, and stops no sibling.
+    run_id: str
+    source: Source
+    batch_bytes: int
+    batch_files: int
+
+
+class CollectRequest(Record):
+    """The event of ``collect_units``."""
+
+    run_id: str
+    attempt: int = 0
+
+
+def plan(config: Config, vault: Vault, request: RunRequest) -> dict[str, Any]:
+    """Begin the run's plan and return what the state machine fans out over.
+
+    Databases are one unit each and handed out at once. A source of files is handed out to be
+    planned by a function of its own, so that a huge or slow tree costs no other source its backup;
+    ``collect_units`` then hands out its units. A run id that is already planned keeps its plan;
+    only units without a receipt are handed out.
 
     Raises:
         ConfigInvalid: the request names a source that is not configured.
@@ -75,7 +98,7 @@ def plan(config: Config, vault: Vault, request: RunRequest) -> dict[str, Any]:
     """
     run = request.run_id
     if (planned := vault.units(run)) is not None:
-        return fan_out(vault, run, unfinished(vault, planned), attempt=0, retry=True)
+        return hand_out(vault, run, unfinished(vault, planned), attempt=0, retry=True)
     if request.input.run_id is not None and not vault.exists(keys.request(run)):
         raise RunNotFound(
             f"Run {run!r} never began in this vault, so there is nothing to finish",
@@ -83,26 +106,101 @@ def plan(config: Config, vault: Vault, request: RunRequest) -> dict[str, Any]:
         )
     chosen = _chosen(config, request.input.sources)
     vault.put(keys.request(run), request.model_dump_json().encode())
-    units = [unit for source in chosen for unit in _plan_source(config, vault, run, source)]
-    return fan_out(vault, run, units, attempt=0)
+    databases = [s for s in chosen if s.kind == "databases"]
+    to_plan = [
+        SourceToPlan(
+            run_id=run,
+            source=source,
+            batch_bytes=config.limits.batch_bytes,
+            batch_files=config.limits.batch_files,
+        )
+        for source in chosen
+        if source.kind == "files"
+    ]
+    vault.put_lines(keys.sources_to_plan(run), to_plan)
+    if not to_plan:
+        vault.put_lines(keys.plan(run, "files"), [])
+    units = [Unit(run_id=run, id=WHOLE, source=source) for source in databases]
+    return hand_out(vault, run, units, attempt=0)
 
 
-def fan_out(
+def hand_out(
     vault: Vault, run: str, units: Sequence[Unit], attempt: int, *, retry: bool = False
 ) -> dict[str, Any]:
-    """Write the units as one JSON-lines file per Map and say where they are.
+    """Write the databases' units and the sources still to be planned, and say where they are.
 
     Args:
+        vault: where the plan is.
+        run: its id.
+        units: of any kind; those of files are left to ``collect_units``.
         attempt: how often the run has been redriven.
-        retry: these are units of a plan that stands already; it is not overwritten.
+        retry: the plan stands already; it is not overwritten.
     """
-    state: dict[str, Any] = {"run_id": run, "attempt": attempt}
-    for kind in KINDS:
-        key = keys.retry_plan(run, kind, attempt) if retry else keys.plan(run, kind)
-        of_kind = [unit for unit in units if kind_of(unit.source) == kind]
-        vault.put_lines(key, of_kind)
-        state[kind] = {"bucket": vault.bucket, "key": key, "count": len(of_kind)}
-    return state
+    key = keys.retry_plan(run, "databases", attempt) if retry else keys.plan(run, "databases")
+    databases = [unit for unit in units if unit.source.kind == "databases"]
+    vault.put_lines(key, databases)
+    state = {"run_id": run, "attempt": attempt, "databases": _list(vault, key, databases)}
+    to_plan = sources_to_plan(vault, run)
+    if not retry:
+        return state | {"planning": _list(vault, keys.sources_to_plan(run), to_plan)}
+    key = keys.retry_plan(run, "sources", attempt)
+    left = [s for s in to_plan if vault.source_units(run, s.source.name) is None]
+    vault.put_lines(key, left)
+    return state | {"planning": _list(vault, key, left)}
+
+
+def plan_source(vault: Vault, request: SourceToPlan) -> dict[str, Any]:
+    """Cut one source into units and write them down.
+
+    A source that cannot be planned (its directory is missing, say) becomes one unit that will fail
+    with the reason, in the place where failures show.
+    """
+    source, run = request.source, request.run_id
+    job = PlanJob(
+        source=source,
+        batch_bytes=request.batch_bytes,
+        batch_files=request.batch_files,
+        previous=_previous(vault, source),
+        buckets=Buckets(),
+    )
+    try:
+        drafts = engines.find(source.engine).plan(job)
+        units = [_unit(vault, run, source, draft) for draft in drafts]
+    except (Permanent, SourceUnreachable, SourceBusy, SourceChanged):
+        units = [Unit(run_id=run, id=WHOLE, source=source)]
+    vault.put_lines(keys.source_units(run, source.name), units)
+    return {"source": source.name, "units": len(units)}
+
+
+def collect_units(vault: Vault, request: CollectRequest) -> dict[str, Any]:
+    """Bring the planned sources' units together, and hand out those that have no receipt.
+
+    A source whose planning was cut off becomes one unit that fails with the reason; finishing the
+    run plans it again.
+    """
+    run = request.run_id
+    units: list[Unit] = []
+    for task in sources_to_plan(vault, run):
+        planned = vault.source_units(run, task.source.name)
+        if planned is None:
+            planned = [Unit(run_id=run, id=WHOLE, source=task.source, unplanned=True)]
+        units += planned
+    vault.put_lines(keys.plan(run, "files"), units)
+    left = unfinished(vault, units)
+    key = keys.plan(run, "files")
+    if len(left) < len(units):
+        key = keys.retry_plan(run, "files", request.attempt)
+        vault.put_lines(key, left)
+    return {"run_id": run, "attempt": request.attempt, "files": _list(vault, key, left)}
+
+
+def sources_to_plan(vault: Vault, run: str) -> list[SourceToPlan]:
+    """Give the sources of the run that are planned by a function of their own."""
+    return vault.lines(keys.sources_to_plan(run), SourceToPlan) or []
+
+
+def _list(vault: Vault, key: str, records: Sequence[Record]) -> dict[str, Any]:
+    return {"bucket": vault.bucket, "key": key, "count": len(records)}
 
 
 def unfinished(vault: Vault, units: Sequence[Unit]) -> list[Unit]:
@@ -124,25 +222,10 @@ def _chosen(config: Config, names: Sequence[str]) -> list[Source]:
 
 
 def _complete(config: Config, source: Source) -> Source:
-    """The source with what it leaves to the common limits: a unit carries all it needs."""
+    """Fill in what the source leaves to the common limits: a unit carries all it needs."""
     if isinstance(source, DatabaseSettings) and source.connections is None:
         return source.model_copy(update={"connections": config.limits.connections})
     return source
-
-
-def _plan_source(config: Config, vault: Vault, run: str, source: Source) -> list[Unit]:
-    job = PlanJob(
-        source=source,
-        batch_bytes=config.limits.batch_bytes,
-        batch_files=config.limits.batch_files,
-        previous=_previous(vault, source),
-        buckets=Buckets(),
-    )
-    try:
-        return [_unit(vault, run, source, draft) for draft in engines.find(source.engine).plan(job)]
-    except (Permanent, SourceUnreachable, SourceBusy, SourceChanged):
-        # The unit looks again and fails with the same reason, in the place where failures show.
-        return [Unit(run_id=run, id=WHOLE, source=source)]
 
 
 def _unit(vault: Vault, run: str, source: Source, draft: UnitDraft) -> Unit:
@@ -172,7 +255,7 @@ def _store(vault: Vault, key: str, listing: Iterable[bytes]) -> None:
 
 
 def _previous(vault: Vault, source: Source) -> Previous | None:
-    if not (isinstance(source, FilesSource) and source.incremental):
+    if not source.builds_on_parent:
         return None
     try:
         manifest = vault.latest(source.name)

@@ -16,7 +16,7 @@ from stepvault.catalog import Vault
 from stepvault.errors import BackupTampered
 from stepvault.records import Record, StoredObject
 from stepvault.retention import expired
-from stepvault.settings import Config, Source
+from stepvault.settings import Config, Source, engine_models
 
 #: Step Functions lets a failed execution be redriven for 14 days; its receipts stay as long.
 REDRIVABLE = timedelta(days=14)
@@ -81,7 +81,7 @@ def _prune_source(
     runs, sealed = vault.backup_runs(source.name), vault.sealed_runs(source.name)
     unsealed = [one for one in unsealed if one.source in (source.name, None)]
     bases = _bases(unsealed, sealed)
-    gone = [run for run in expired(sealed, rule, now) if run not in bases]
+    expired_runs = [run for run in expired(sealed, rule, now) if run not in bases]
     stale = [
         run
         for run in runs
@@ -90,27 +90,29 @@ def _prune_source(
         and run < sealed[-1]
         and now - keys.run_started(run) > REDRIVABLE
     ]
-    kept = len(sealed) - len(gone)
-    if not gone and not stale:
+    kept = len(sealed) - len(expired_runs)
+    if not expired_runs and not stale:
         return Pruned(source=source.name, kept=kept)
     if run := next((u.run for u in unsealed if now - keys.run_started(u.run) <= UNDER_WAY), None):
-        why = f"run {run} is not sealed yet and may lean on what would go"
+        why = f"run {run} is not sealed yet and may refer to what would be removed"
         return Pruned(source=source.name, kept=len(sealed), left_alone=why)
-    kept_runs = [run for run in sealed if run not in gone]
+    kept_runs = [run for run in sealed if run not in expired_runs]
     try:
-        leaned_on = _leaned_on(vault, source.name, kept_runs, [one.run for one in unsealed])
+        in_use = _in_use(vault, source.name, kept_runs, [one.run for one in unsealed])
     except BackupTampered as error:  # what it refers to is not known
         return Pruned(source=source.name, kept=len(sealed), left_alone=str(error))
-    doomed = [entry for run in gone + stale for entry in _objects(vault, source, run, leaned_on)]
+    to_delete = [
+        entry for run in expired_runs + stale for entry in _objects(vault, source, run, in_use)
+    ]
     if not dry:
-        vault.delete(keys.manifest(source.name, run) for run in gone)
-        vault.delete(key for key, _ in doomed)
+        vault.delete(keys.manifest(source.name, run) for run in expired_runs)
+        vault.delete(key for key, _ in to_delete)
     return Pruned(
         source=source.name,
-        removed=gone,
+        removed=expired_runs,
         kept=kept,
-        objects=len(doomed) + len(gone),
-        bytes=sum(size for _, size in doomed),
+        objects=len(to_delete) + len(expired_runs),
+        bytes=sum(size for _, size in to_delete),
     )
 
 
@@ -150,11 +152,16 @@ def _bases(unsealed: Sequence[_Unsealed], sealed: Sequence[str]) -> set[str]:
 
     Units that have no receipt yet need of it what their listings say, which only the engine reads.
     """
-    before = [[run for run in sealed if run < one.run] for one in unsealed if one.engine == "files"]
-    return {earlier[-1] for earlier in before if earlier}
+    models = engine_models()  # an engine that only newer tools know may well build on a parent
+    parents = [
+        [run for run in sealed if run < one.run]
+        for one in unsealed
+        if one.source and (one.engine not in models or models[one.engine].can_build_on_parent)
+    ]
+    return {earlier[-1] for earlier in parents if earlier}
 
 
-def _leaned_on(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequence[str]) -> set[str]:
+def _in_use(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequence[str]) -> set[str]:
     """Keys of earlier runs' objects that kept backups need, or unsealed ones once they are sealed.
 
     Whatever the source's engine is now: kept backups may be older than that.
@@ -166,19 +173,17 @@ def _leaned_on(vault: Vault, source: str, kept: Sequence[str], unsealed: Sequenc
     def received_by(run: str) -> set[str]:
         return _keys(source, [o for r in vault.receipts(source, run) for o in r.objects])
 
-    with ThreadPoolExecutor(16, thread_name_prefix="leaned-on") as pool:
-        found = [*pool.map(sealed_in, kept), *pool.map(received_by, unsealed)]
-    return set().union(*found)
+    with ThreadPoolExecutor(16, thread_name_prefix="in-use") as pool:
+        key_sets = [*pool.map(sealed_in, kept), *pool.map(received_by, unsealed)]
+    return set().union(*key_sets)
 
 
 def _keys(source: str, objects: Sequence[StoredObject]) -> set[str]:
     return {keys.data(source, o.run_id, o.name) for o in objects if o.run_id is not None}
 
 
-def _objects(
-    vault: Vault, source: Source, run: str, leaned_on: set[str]
-) -> Iterator[tuple[str, int]]:
+def _objects(vault: Vault, source: Source, run: str, in_use: set[str]) -> Iterator[tuple[str, int]]:
     manifest = keys.manifest(source.name, run)
     for key, size, _ in vault.entries(keys.backup_prefix(source.name, run)):
-        if key != manifest and key not in leaned_on and keys.parse_backup(key):
+        if key != manifest and key not in in_use and keys.parse_backup(key):
             yield key, size

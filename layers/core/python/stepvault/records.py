@@ -21,7 +21,7 @@ class Record(BaseModel):
 
 
 def parse[R: Record](model: type[R], event: Any) -> R:
-    """A function's event as a record.
+    """Read a function's event as a record.
 
     Raises:
         ConfigInvalid: naming each field that is wrong.
@@ -54,6 +54,8 @@ class Unit(Record):
     """Key of the batch's list of paths; None means the whole source."""
     estimated_bytes: int = 0
     estimated_files: int = 0
+    unplanned: bool = False
+    """The source's planning was cut off: there is nothing to back up yet, and the unit fails."""
 
 
 class Statistics(Record):
@@ -136,10 +138,12 @@ class Receipt(Record):
 
     @property
     def raw_bytes(self) -> int:
+        """Bytes read from the source."""
         return sum(o.raw_bytes for o in self.objects)
 
     @property
     def stored_bytes(self) -> int:
+        """Bytes in the vault."""
         return sum(o.stored_bytes for o in self.objects)
 
 
@@ -203,6 +207,8 @@ class SourceResult(Record):
     bottleneck: str | None = None
     failures: list[Failure] = []
     warnings: list[str] = []
+    unusual: str | None = None
+    """How the size of a sealed backup is unlike that of those before it; None: it is like them."""
 
 
 class Summary(Record):
@@ -263,3 +269,14 @@ class RestoreOptions(Record):
     """Kinds to leave out, in the engine's words (``tablespaces``, ``extension:postgis``)."""
     owner: Literal["keep", "none"] | str = "keep"
     """Who owns what is restored: as in the backup, the connecting user, or that role."""
+
+
+class RestoreReport(Record):
+    """What a restore by the state machine left out, or could not put back."""
+
+    format_version: int = FORMAT_VERSION
+    restore_id: str
+    source: str
+    run_id: str
+    ended: AwareDatetime
+    unrestored: list[Unrestored] = []

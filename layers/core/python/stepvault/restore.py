@@ -1,4 +1,4 @@
-"""THE WAY BACK: a sealed backup is verified while it is put in place.
+"""The way back: a sealed backup is verified while it is restored.
 
 The engine cuts a restore into tasks of three stages (before, data, after); Step Functions, or
 this process, runs each stage's tasks in parallel. Every byte passes its hashes on the way, and
@@ -7,41 +7,47 @@ an engine makes nothing final before a stream has ended well.
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from copy import deepcopy
-from functools import cache, partial
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
-
-from stepvault import __version__, engines, keys, secrets
+from stepvault import engines, keys, secrets
 from stepvault.catalog import Vault
+from stepvault.compatibility import source_settings
 from stepvault.deadline import Deadline
-from stepvault.engines.base import Counts, RestoreJob
+from stepvault.engines.base import Counts, Engine, RestoreJob
 from stepvault.errors import (
     ConfigInvalid,
     OutOfTime,
+    Permanent,
+    RestoreIncomplete,
     RunNotFound,
     SourceUnreachable,
     StepvaultError,
     StorageUnavailable,
     TargetMissing,
+    VaultDenied,
+    VaultMissing,
 )
-from stepvault.governor import settle_memory
+from stepvault.memory import settle_memory
 from stepvault.records import (
-    FORMAT_VERSION,
     Execution,
     Manifest,
     Record,
     RestoreOptions,
+    RestoreReport,
     RestoreTask,
     StoredObject,
+    Unrestored,
 )
-from stepvault.settings import Config, DatabaseSettings, Source, TargetSettings
+from stepvault.settings import Config, DatabaseSettings, TargetSettings
+
+#: Errors that are not about the task that met them: the others would meet them, too.
+_OF_THE_WHOLE_RESTORE = (ConfigInvalid, OutOfTime, VaultDenied, VaultMissing)
 
 StageName = Literal["before", "data", "after"]
 STAGES: tuple[StageName, ...] = get_args(StageName)
@@ -93,9 +99,16 @@ def plan_restore(
     """
     manifest = find_manifest(vault, request.source, request.run_id)
     target = _target(config, request)
-    with _job(vault, manifest, target, request.options) as job:
+    left: list[Unrestored] = []
+    with _job(vault, manifest, target, request.options, unrestored=left.append) as job:
         tasks = engines.find(manifest.engine).plan_restore(job)
-    state: dict[str, Any] = {"restore_id": restore_id, "run_id": manifest.run_id}
+    if left:
+        vault.put_unrestored(restore_id, "plan", "target", left)
+    state: dict[str, Any] = {
+        "restore_id": restore_id,
+        "source": manifest.source,
+        "run_id": manifest.run_id,
+    }
     for stage in STAGES:
         lines = [
             RestoreLine(
@@ -116,7 +129,7 @@ def plan_restore(
 
 
 def restore_task(vault: Vault, line: RestoreLine, deadline: Deadline | None = None) -> Counts:
-    """Do one task of a planned restore.
+    """Do one task of a planned restore, and store what it left out.
 
     Raises:
         StepvaultError: the task's part of the target is as it was, or is redone by a retry.
@@ -129,15 +142,21 @@ def restore_task(vault: Vault, line: RestoreLine, deadline: Deadline | None = No
 
 
 def _restore_task(vault: Vault, line: RestoreLine, deadline: Deadline) -> Counts:
+    left: list[Unrestored] = []
     try:
         manifest = vault.manifest(line.source, line.run_id)
-        with _job(vault, manifest, line.target, line.options, deadline) as job:
-            return engines.find(manifest.engine).restore(job, line.task)
+        with _job(
+            vault, manifest, line.target, line.options, deadline, unrestored=left.append
+        ) as job:
+            counts = _do(engines.find(manifest.engine), job, line.task)
+        if left:
+            vault.put_unrestored(line.restore_id, line.task.stage, line.task.id, left)
     except StepvaultError as error:
         # What S3 did not answer is tried again; everything else was cut off by the deadline.
         if deadline.expired and not isinstance(error, StorageUnavailable):
             raise _out_of_time(line.task, deadline) from error
         raise
+    return counts
 
 
 def _stuck(task: RestoreTask, deadline: Deadline) -> SourceUnreachable:
@@ -148,16 +167,92 @@ def _stuck(task: RestoreTask, deadline: Deadline) -> SourceUnreachable:
     )
 
 
+def _do(engine: Engine, job: RestoreJob, task: RestoreTask) -> Counts:
+    """Do the task; if the restore keeps going, one that fails for good is reported instead.
+
+    Definitions are not passed over: without them there is nothing to put rows into.
+    """
+    try:
+        return engine.restore(job, task)
+    except Permanent as error:
+        going = job.options.keep_going and task.stage != "before"
+        if not going or isinstance(error, _OF_THE_WHOLE_RESTORE):
+            raise
+        # Part of the task may have been done: the engine says so where it knows better.
+        held = f" ({', '.join(task.objects[:3])}{', …' if task.objects[3:] else ''})"
+        name = f"{task.stage}/{task.id}{held if task.objects else ''}"
+        job.unrestored(Unrestored(kind="task", name=name, reason=str(error)))
+        return Counts()
+
+
+class ReportRequest(Record):
+    """The event of ``report_restore``."""
+
+    restore_id: str
+    source: str
+    run_id: str
+
+
+def report_restore(vault: Vault, request: ReportRequest) -> RestoreReport:
+    """Write down what a restore has left out, each thing once.
+
+    Raises:
+        RestoreIncomplete: after that, if it is more than the person asked to leave out.
+    """
+    report = RestoreReport(
+        restore_id=request.restore_id,
+        source=request.source,
+        run_id=request.run_id,
+        ended=datetime.now(UTC),
+        unrestored=each_once(vault.unrestored(request.restore_id)),
+    )
+    vault.put_restore_report(report)
+    complain(request.source, report.unrestored)
+    return report
+
+
+def each_once(left: Iterable[Unrestored]) -> list[Unrestored]:
+    """Give each thing once, whoever reported it how often; failures before what was asked for."""
+    known: dict[tuple[str, str], Unrestored] = {}
+    for what in sorted(left, key=lambda what: what.asked):
+        known.setdefault((what.kind, what.name), what)
+    return list(known.values())
+
+
+def complain(source: str, left: Sequence[Unrestored]) -> None:
+    """Fail if a restore has left out more than the person asked it to.
+
+    Raises:
+        RestoreIncomplete: naming the first of it.
+    """
+    failed = [what for what in left if not what.asked]
+    if not failed:
+        return
+    first = "; ".join(f"{what.kind} {what.name}: {what.reason.rstrip('.')}" for what in failed[:5])
+    more = f"; and {len(failed) - 5} more" if len(failed) > 5 else ""
+    raise RestoreIncomplete(
+        f"All of {source!r} was restored but {len(failed)}: {first}{more}",
+        "Correct the cause in the target and restore these alone with --only, or live without them",
+    )
+
+
 def restore_here(
     vault: Vault,
     request: RestoreRequest,
     config: Config | None = None,
     progress: Progress = lambda name, done: None,
+    unrestored: Callable[[Unrestored], None] = lambda what: None,
+    begin: Callable[[], None] = lambda: None,
 ) -> Manifest:
     """Restore in this process, stage by stage; returns what was restored.
 
     Args:
+        vault: where the backup is.
+        request: what to restore, and where to.
+        config: knows the targets by name.
         progress: told of raw bytes as they are put in place, by name of the object.
+        unrestored: told of each thing that is left out, perhaps more than once.
+        begin: called when the target has been checked, before anything is written to it.
     """
     manifest = find_manifest(vault, request.source, request.run_id)
     target = _target(config, request)
@@ -169,12 +264,15 @@ def restore_here(
             raise OutOfTime("The restore was called off")
         progress(name, done)
 
-    with _job(vault, manifest, target, request.options, progress=watched) as job:
+    with _job(
+        vault, manifest, target, request.options, progress=watched, unrestored=unrestored
+    ) as job:
         tasks = engine.plan_restore(job)
+        begin()
         with ThreadPoolExecutor(job.connections, thread_name_prefix="restore") as pool:
             for stage in STAGES:
                 of_stage = [task for task in tasks if task.stage == stage]
-                futures = [pool.submit(engine.restore, job, task) for task in of_stage]
+                futures = [pool.submit(_do, engine, job, task) for task in of_stage]
                 try:
                     for future in futures:
                         future.result()
@@ -186,17 +284,27 @@ def restore_here(
 
 
 def differences(
-    vault: Vault, request: RestoreRequest, config: Config | None = None
+    vault: Vault,
+    request: RestoreRequest,
+    config: Config | None = None,
+    not_compared: Callable[[str], None] = lambda what: None,
 ) -> tuple[Manifest, list[str]]:
-    """Compare what was restored with what was backed up; one line per difference."""
+    """Compare what was restored with what was backed up; one line per difference.
+
+    Args:
+        vault: where the backup is.
+        request: what was restored, and where to.
+        config: knows the targets by name.
+        not_compared: told of each kind of thing that the comparison does not look at.
+    """
     manifest = find_manifest(vault, request.source, request.run_id)
     target = _target(config, request)
-    with _job(vault, manifest, target, request.options) as job:
+    with _job(vault, manifest, target, request.options, not_compared=not_compared) as job:
         return manifest, engines.find(manifest.engine).differences(job)
 
 
 def find_manifest(vault: Vault, source: str, run: str) -> Manifest:
-    """The manifest of that run, or of the newest sealed one for ``latest``.
+    """Return the manifest of that run, or of the newest sealed one for ``latest``.
 
     Raises:
         RunNotFound: with the runs there are.
@@ -210,7 +318,7 @@ def find_manifest(vault: Vault, source: str, run: str) -> Manifest:
 
 
 def _target(config: Config | None, request: RestoreRequest) -> TargetSettings:
-    """The target itself. In a configured folder every source gets a folder of its own."""
+    """Return the target itself; in a configured folder every source gets a folder of its own."""
     if isinstance(request.target, TargetSettings):
         return request.target
     targets = {t.name: t for t in config.targets} if config else {}
@@ -240,15 +348,23 @@ def _job(
     options: RestoreOptions,
     deadline: Deadline | None = None,
     progress: Progress = lambda name, done: None,
+    unrestored: Callable[[Unrestored], None] = lambda what: None,
+    not_compared: Callable[[str], None] = lambda what: None,
 ) -> Iterator[RestoreJob]:
     settle_memory()
-    source = _source(manifest)
+    source = source_settings(manifest)
     is_database = isinstance(source, DatabaseSettings)
     if is_database != (target.connection is not None):
         needs = "a connection" if is_database else "a path"
         raise ConfigInvalid(
             f"{manifest.source!r} is a {manifest.engine} source and restores to {needs}, "
             f"which target {target.name!r} is not"
+        )
+
+    if options.without and not source.can_leave_out_kinds:
+        raise ConfigInvalid(
+            f"A {manifest.engine} restore cannot go without {', '.join(map(repr, options.without))}",
+            "It knows no kinds: leave --without out, or choose paths with --only",
         )
 
     def read_range(stored: StoredObject, start: int, end: int) -> bytes:
@@ -271,52 +387,9 @@ def _job(
             options=options,
             remaining=(deadline or Deadline()).remaining,
             progress=progress,
+            unrestored=unrestored,
+            not_compared=not_compared,
         )
-
-
-def _source(manifest: Manifest) -> Source:
-    """The source as it was configured for the backup. Settings that only newer tools know do not
-    matter to what is stored, or the format's version would be another.
-
-    Raises:
-        ConfigInvalid: the backup is beyond this version of the tool.
-    """
-    if manifest.format_version > FORMAT_VERSION:
-        raise _beyond(manifest, f"its format is {manifest.format_version}, not {FORMAT_VERSION}")
-    config = deepcopy(manifest.config)
-    for problem in _problems(config):
-        if problem["type"] == "extra_forbidden":
-            _drop(config, problem["loc"][1:])  # without the engine, which says which model it is
-    if problems := _problems(config):
-        raise _beyond(manifest, problems[0]["msg"])
-    return _any_source().validate_python(config)
-
-
-@cache
-def _any_source() -> TypeAdapter[Source]:
-    return TypeAdapter(Source)
-
-
-def _problems(config: dict[str, Any]) -> list[ErrorDetails]:
-    try:
-        _any_source().validate_python(config)
-    except ValidationError as error:
-        return error.errors()
-    return []
-
-
-def _drop(config: Any, path: Sequence[Any]) -> None:
-    for part in path[:-1]:
-        config = config[part]
-    del config[path[-1]]
-
-
-def _beyond(manifest: Manifest, why: str) -> ConfigInvalid:
-    return ConfigInvalid(
-        f"Run {manifest.run_id} of {manifest.source!r} was made by Stepvault "
-        f"{manifest.tool_version}, and this is {__version__}: {why}",
-        "Restore it with the version that made it, or a later one",
-    )
 
 
 def _out_of_time(task: RestoreTask, deadline: Deadline) -> OutOfTime:

@@ -7,8 +7,9 @@ from typing import Any
 from stepvault import __version__, keys
 from stepvault.catalog import Receipts, Vault, config_digest, first_astray
 from stepvault.errors import BackupTampered, RunNotFound, SourcesFailed
+from stepvault.history import with_unusual
 from stepvault.objects import Listed
-from stepvault.plan import RunInput, fan_out, unfinished
+from stepvault.plan import RunInput, hand_out, unfinished
 from stepvault.records import (
     Failure,
     Manifest,
@@ -53,13 +54,14 @@ def seal(vault: Vault, request: SealRequest) -> tuple[Summary | None, dict[str, 
             f"The plan of run {run!r} names no unit: nothing was backed up", "Start a new run"
         )
     if request.redrive_count > request.attempt and (missing := unfinished(vault, units)):
-        state = fan_out(vault, run, missing, attempt=request.redrive_count, retry=True)
+        state = hand_out(vault, run, missing, attempt=request.redrive_count, retry=True)
         return None, {"status": "incomplete", **state}
     failures = vault.failures(run)
     by_source: dict[str, list[Unit]] = {}
     for unit in units:
         by_source.setdefault(unit.source.name, []).append(unit)
     results = [_seal_source(vault, members, failures) for members in by_source.values()]
+    results = with_unusual(vault, run, results)
     summary = Summary(
         tool_version=__version__,
         run_id=run,

@@ -1,16 +1,28 @@
-"""From connection settings to an address and credentials. The only room that speaks
-Secrets Manager, SSM and RDS token signing."""
+"""From connection settings to an address and credentials.
+
+The only room that calls Secrets Manager and SSM and signs tokens for RDS.
+"""
 
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from stepvault.aws_errors import AwsProblem, translated
 from stepvault.engines.base import Connection
-from stepvault.errors import ConfigInvalid, SourceDenied, SourceMissing, SourceUnreachable
-from stepvault.settings import ConnectionSettings
+from stepvault.errors import (
+    ConfigInvalid,
+    SourceBusy,
+    SourceDenied,
+    SourceMissing,
+    SourceUnreachable,
+    StepvaultError,
+)
+from stepvault.settings import ConnectionSettings, Tls
 
 _ALIASES = {
     "host": ("host", "hostname", "server"),
@@ -22,34 +34,33 @@ _ALIASES = {
 
 
 def resolve(settings: ConnectionSettings, database: str | None = None) -> Connection:
-    """Where to connect and as whom.
+    """Find out where to connect and as whom.
 
     Values written in the settings win over those of the secret; ``database`` wins over both.
 
     Raises:
         ConfigInvalid: the secret's content or the URL cannot be understood.
-        SourceMissing, SourceDenied, SourceUnreachable: the secret cannot be read.
+        SourceMissing, SourceDenied, SourceBusy, SourceUnreachable: the secret cannot be read.
     """
-    found = _values(settings)
-    host = settings.host or found.get("host")
+    values = _values(settings)
+    host = settings.host or values.get("host")
     if not host:
         raise ConfigInvalid(
             f"{_origin(settings)} names no host", 'Add "host" to it, or host = "…" beside it'
         )
-    port = settings.port or found.get("port")
     return Connection(
-        host=str(host),
-        port=int(port) if port else None,
-        user=settings.user or found.get("user"),
-        password=found.get("password"),
-        database=database or settings.database or found.get("database"),
-        tls=settings.tls or found.get("tls") or ("verify-full" if settings.iam else "prefer"),
-        tls_ca=settings.tls_ca or _rds_ca(str(host)),
+        host=host,
+        port=settings.port or values.get("port"),
+        user=settings.user or values.get("user"),
+        password=values.get("password"),
+        database=database or settings.database or values.get("database"),
+        tls=settings.tls or values.get("tls") or ("verify-full" if settings.iam else "prefer"),
+        tls_ca=settings.tls_ca or _rds_ca(host),
     )
 
 
 def _rds_ca(host: str) -> str | None:
-    """The certificate authorities that RDS servers' certificates come from, for RDS hosts."""
+    """Return the file with the certificate authorities of RDS, for hosts of RDS."""
     if host.endswith((".rds.amazonaws.com", ".rds.amazonaws.com.cn")):
         return str(Path(__file__).with_name("rds-ca.pem"))
     return None
@@ -80,7 +91,7 @@ def _values(settings: ConnectionSettings) -> Mapping[str, Any]:
 def _parse_json(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
     try:
         content = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ConfigInvalid(
@@ -88,26 +99,67 @@ def _parse_json(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
             'Use the RDS shape {"host": …, "port": …, "username": …, "password": …}',
         )
     return {
-        name: next((content[a] for a in aliases if content.get(a) not in (None, "")), None)
-        for name, aliases in _ALIASES.items()
+        name: next(
+            (
+                _checked(settings, name, key, content[key])
+                for key in keys
+                if content.get(key) not in (None, "")
+            ),
+            None,
+        )
+        for name, keys in _ALIASES.items()
     }
 
 
 def _parse_url(text: str, settings: ConnectionSettings) -> Mapping[str, Any]:
+    """Take a URL apart. No message holds any part of it, as each may be one of the password."""
     try:
         url = urlsplit(text)
-        port = url.port
-    except ValueError as error:
-        raise ConfigInvalid(f"{_origin(settings)} holds a URL with a bad port") from error
+        decoded = partial(unquote, errors="strict")
+        values = {
+            "host": decoded(url.hostname or ""),
+            "port": url.port,
+            "user": decoded(url.username or ""),
+            "password": decoded(url.password or ""),
+            "database": decoded(url.path.lstrip("/")),
+        }
+        # What follows the first "/", "?" or "#" of a password is no longer taken for one.
+        right = not url.fragment and "@" not in url.path + url.query
+    except ValueError:
+        right = False
+    if not right:
+        raise ConfigInvalid(
+            f"{_origin(settings)} holds a URL that cannot be taken apart",
+            "In user and password percent-encode the characters # / ? @ [ ] % (%23 %2F %3F %40 %5B "
+            "%5D %25); a port is a number below 65536",
+        )
     query = parse_qs(url.query)
-    return {
-        "host": unquote(url.hostname or "") or query.get("host", [None])[0],
-        "port": port,
-        "user": unquote(url.username) if url.username else None,
-        "password": unquote(url.password) if url.password else None,
-        "database": unquote(url.path.lstrip("/")) or None,
-        "tls": query.get("sslmode", [None])[0],
+    values["host"] = values["host"] or query.get("host", [""])[0]
+    tls = query.get("sslmode", [None])[0]
+    if tls is not None and tls not in get_args(Tls):
+        raise ConfigInvalid(
+            f"{_origin(settings)}: sslmode {tls!r} is not known", f"Use {', '.join(get_args(Tls))}"
+        )
+    given = {name: value for name, value in values.items() if value}
+    return {name: _checked(settings, name, name, value) for name, value in given.items()} | {
+        "tls": tls
     }
+
+
+def _checked(settings: ConnectionSettings, name: str, key: str, value: object) -> str | int:
+    """Return a value of a secret if it has the right type; messages name its key alone."""
+    if name == "port":
+        digits = str(value) if type(value) in (int, str) else ""
+        if re.fullmatch(r"[0-9]{1,5}", digits) and 0 < int(digits) < 65_536:
+            return int(digits)
+        wanted = "a number between 1 and 65535"
+    else:
+        wanted = "text in quotes, of characters that UTF-8 has, without NUL"
+        if isinstance(value, str) and not re.search(r"[\x00\ud800-\udfff]", value):
+            return value
+    raise ConfigInvalid(
+        f'{_origin(settings)}: "{key}" has to be {wanted} (value not shown)', "Correct it there"
+    )
 
 
 def _secret(name: str) -> str:
@@ -130,30 +182,45 @@ def _parameter(name: str) -> str:
     )
 
 
-def _read(kind: str, name: str, call: Any) -> str:
-    from botocore.exceptions import BotoCoreError, ClientError
+def _read(kind: str, name: str, call: Callable[[], object]) -> str:
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return SourceMissing(
+                    f"The {kind} {name!r} does not exist in this account and region",
+                    "Check its name, or create it",
+                )
+            case "unset":
+                return ConfigInvalid(
+                    f"The {kind} {name!r} cannot be read: {problem.message}", problem.hint
+                )
+            case "denied":
+                return SourceDenied(
+                    f"The {kind} {name!r} may not be read ({problem.code})",
+                    problem.hint or "Allow the function's role to read it, and to use its KMS key",
+                )
+            case "refused" | "changed":
+                return SourceDenied(
+                    f"The {kind} {name!r} cannot be read ({problem.code}): {problem.message}",
+                    problem.hint or "Look at it in the AWS console; it may be marked for deletion",
+                )
+            case "throttled":
+                return SourceBusy(
+                    f"The {kind} {name!r} cannot be read now ({problem.code})",
+                    "Try again later, or have fewer functions read it at a time",
+                )
+            case "transient":
+                return SourceUnreachable(
+                    f"The {kind} {name!r} cannot be read: {problem.message or problem.code}",
+                    "Try again; a function in a VPC needs an interface endpoint for it",
+                )
 
     try:
-        return str(call())
+        with translated(ours):
+            return str(call())
     except KeyError as error:
         raise ConfigInvalid(
             f"The {kind} {name!r} holds binary data", "Store the RDS JSON shape as text"
-        ) from error
-    except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in {"ResourceNotFoundException", "ParameterNotFound"}:
-            raise SourceMissing(
-                f"The {kind} {name!r} does not exist in this account and region",
-                "Check its name, or create it",
-            ) from error
-        raise SourceDenied(
-            f"The {kind} {name!r} may not be read ({code})",
-            "Allow the function's role to read it, and to use its KMS key",
-        ) from error
-    except BotoCoreError as error:
-        raise SourceUnreachable(
-            f"The {kind} {name!r} cannot be read: {error}",
-            "A function in a VPC needs an interface endpoint for it",
         ) from error
 
 

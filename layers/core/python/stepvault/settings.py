@@ -4,13 +4,15 @@ They refuse unknown keys and say what each key means; ``config.py`` turns their 
 messages a person can act on.
 """
 
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
@@ -35,8 +37,11 @@ class Settings(BaseModel):
 
 
 class Retention(Settings):
-    """Which sealed backups of a source to keep. Both rules hold together: a backup is removed
-    only when neither keeps it, and the newest sealed backup always stays."""
+    """Which sealed backups of a source to keep.
+
+    Both rules hold together: a backup is removed only when neither keeps it, and the newest sealed
+    backup always stays.
+    """
 
     keep_last: int | None = Field(None, ge=1, le=10_000)
     """Keep this many of the newest sealed backups."""
@@ -73,15 +78,28 @@ class ConnectionSettings(Settings):
         given = [k for k in ("secret", "parameter", "url_env") if getattr(self, k)]
         given += ["iam"] if self.iam else []
         if len(given) != 1:
-            said = " and ".join(given) or "none"
-            raise ValueError(f"give exactly one of secret, parameter, url_env or iam; found {said}")
+            named = " and ".join(given) or "none"
+            raise ValueError(
+                f"give exactly one of secret, parameter, url_env or iam; found {named}"
+            )
         if self.iam and not (self.host and self.port and self.user):
             raise ValueError("iam needs host, port and user beside it")
         return self
 
 
 class SourceSettings(Settings):
-    """What every source has."""
+    """What every source has, and what its engine says of itself."""
+
+    other_names: ClassVar[tuple[str, ...]] = ()
+    """What other tools and people call this kind of source."""
+    kind: ClassVar[Kind] = "databases"
+    """The Map that its units run in."""
+    is_server: ClassVar[bool] = False
+    """A server: reached by a connection, restored to one. Else it is restored to a path."""
+    can_build_on_parent: ClassVar[bool] = False
+    """Whether a backup may refer to objects of an earlier one, its parent."""
+    can_leave_out_kinds: ClassVar[bool] = False
+    """Whether a restore knows kinds of things that ``--without`` may name."""
 
     name: Name
     """Unique; becomes a folder in the vault and a metric dimension."""
@@ -92,9 +110,17 @@ class SourceSettings(Settings):
     retention: Retention | None = None
     """Overrides the common retention for this source."""
 
+    @property
+    def builds_on_parent(self) -> bool:
+        """Whether the next backup of this source may refer to objects of an earlier one."""
+        return self.can_build_on_parent
+
 
 class DatabaseSettings(SourceSettings):
     """What the server databases share."""
+
+    is_server: ClassVar[bool] = True
+    can_leave_out_kinds: ClassVar[bool] = True
 
     compression_level: int = Field(1, ge=1, le=19)
     """zstd level."""
@@ -120,6 +146,8 @@ class DatabaseSettings(SourceSettings):
 class PostgresSource(DatabaseSettings):
     """A PostgreSQL database."""
 
+    other_names: ClassVar[tuple[str, ...]] = ("postgresql", "pg", "aurora-postgresql")
+
     engine: Literal["postgres"]
     globals: bool = True
     """Also write roles and tablespaces as globals.sql, where the user may read them."""
@@ -130,6 +158,8 @@ class PostgresSource(DatabaseSettings):
 class MySqlSource(DatabaseSettings):
     """A MySQL or MariaDB database, or all databases of a server."""
 
+    other_names: ClassVar[tuple[str, ...]] = ("mariadb", "aurora-mysql")
+
     engine: Literal["mysql"]
     databases: list[str] = []
     """Databases to back up (wildcards); the connection's database, else all but the system's."""
@@ -139,20 +169,47 @@ class MySqlSource(DatabaseSettings):
     """Definers of views, routines, triggers and events: keep, strip, or map to user@host."""
     non_transactional: Literal["warn", "refuse"] = "warn"
     """What to do about tables (MyISAM, Aria) that no snapshot covers."""
+    accounts: Literal["without-passwords", "with-passwords", "none"] = "without-passwords"
+    """Also write users, roles and grants as accounts.sql, where the user may read them."""
+
+    @field_validator("definer")
+    @classmethod
+    def _account(cls, definer: str) -> str:
+        if definer not in ("keep", "strip") and "@" not in definer:
+            raise ValueError("has to be keep, strip or an account such as backup@localhost")
+        return definer
 
 
 class SqliteSource(SourceSettings):
     """One SQLite file, or all that a pattern names."""
+
+    other_names: ClassVar[tuple[str, ...]] = ("sqlite3",)
 
     engine: Literal["sqlite"]
     path: str
     """The database file; may hold ``*`` and ``**`` to name many small ones."""
     format: Literal["file", "sql"] = "file"
     """file keeps the pages as they are; sql writes a portable script."""
+    exclude: list[str] = []
+    """Files to leave out of what the wildcards of ``path`` match: patterns as in .gitignore, below
+    the folder above the first wildcard, without exceptions (``!``)."""
+
+    @model_validator(mode="after")
+    def _exclude_from_a_pattern(self) -> "SqliteSource":
+        if self.exclude and not any(wildcard in self.path for wildcard in "*?["):
+            raise ValueError(f"exclude needs a path with wildcards, and {self.path} has none")
+        for pattern in self.exclude:
+            if pattern.startswith("!"):
+                raise ValueError(f"exclude knows no exceptions: {pattern}")
+        return self
 
 
 class FilesSource(SourceSettings):
     """A directory tree (EFS, local)."""
+
+    other_names: ClassVar[tuple[str, ...]] = ("directory", "folder", "efs", "s3")
+    kind: ClassVar[Kind] = "files"
+    can_build_on_parent: ClassVar[bool] = True
 
     engine: Literal["files"]
     path: str
@@ -174,15 +231,23 @@ class FilesSource(SourceSettings):
     compare: Literal["metadata", "content"] = "metadata"
     """How to tell an unchanged file: size, mtime, ctime and inode, or its content's hash."""
 
+    @property
+    def builds_on_parent(self) -> bool:
+        """Whether unchanged files are left in the packs of earlier backups."""
+        return self.incremental
 
+
+#: Any source; the engines are those of this union (``engine_models``).
 Source = Annotated[
     PostgresSource | MySqlSource | SqliteSource | FilesSource, Field(discriminator="engine")
 ]
 
 
-def kind_of(source: SourceSettings) -> Kind:
-    """The Map that the source's units run in."""
-    return "files" if isinstance(source, FilesSource) else "databases"
+@cache
+def engine_models() -> dict[str, type[SourceSettings]]:
+    """Return the settings model of each engine, by the engine's name."""
+    models = get_args(get_args(Source)[0])
+    return {get_args(model.model_fields["engine"].annotation)[0]: model for model in models}
 
 
 class TargetSettings(Settings):
@@ -214,17 +279,28 @@ class Schedule(Settings):
     """IANA name, such as Europe/Berlin."""
     sources: list[Name] = []
     """Names of sources; all when left out."""
-    window_hours: int = Field(26, ge=0, le=168)
-    """Alarm when nothing was sealed for this many hours (0: no alarm; CloudWatch looks back a week)."""
+    window_hours: int = Field(6, ge=0, le=168)
+    """Alarm when a run that was due has sealed nothing within this many hours (0: no alarm)."""
 
 
 class Memory(Settings):
-    """Lambda memory in MB by engine; 1,769 MB is one vCPU."""
+    """Lambda memory in MB by engine; 1,769 MB is one vCPU. New accounts get at most 3,008 MB."""
 
-    postgres: int = Field(3538, ge=512, le=10_240)
-    mysql: int = Field(3538, ge=512, le=10_240)
+    postgres: int = Field(3008, ge=512, le=10_240)
+    mysql: int = Field(3008, ge=512, le=10_240)
     sqlite: int = Field(1769, ge=512, le=10_240)
     files: int = Field(1769, ge=512, le=10_240)
+
+
+class Scratch(Settings):
+    """Lambda scratch space (``/tmp``) in MB by engine; what exceeds 512 MB costs a little."""
+
+    postgres: int = Field(512, ge=512, le=10_240)
+    """Large objects, and the definitions of very large schemas, pass through it."""
+    mysql: int = Field(512, ge=512, le=10_240)
+    sqlite: int = Field(512, ge=512, le=10_240)
+    files: int = Field(512, ge=512, le=10_240)
+    """The plan of a tree of some million entries is sorted in it."""
 
 
 class Limits(Settings):
@@ -241,6 +317,9 @@ class Limits(Settings):
     batch_files: int = Field(50_000, ge=1)
     """A file batch holds at most this many files."""
     memory: Memory = Memory()
+    ephemeral_mb: Scratch = Scratch()
+    max_hours: int = Field(24, ge=1, le=8_760)
+    """Stop a run after this many hours, and ring."""
 
 
 class Notifications(Settings):
@@ -272,6 +351,8 @@ class Vault(Settings):
 
     bucket: str | None = None
     """Name of the bucket to create; CloudFormation picks one when left out."""
+    existing: bool = False
+    """Take over the vault of an earlier stack, as it is, instead of creating one."""
     kms_key_arn: str | None = None
     """Key of yours; the stack makes one when left out."""
     object_lock_days: int | None = Field(None, ge=1)
@@ -280,6 +361,15 @@ class Vault(Settings):
     """Move backups to Glacier Instant Retrieval after this many days."""
     noncurrent_days: int = Field(7, ge=1)
     """Keep deleted versions this long, as a way back from a mistake."""
+
+    @model_validator(mode="after")
+    def _known(self) -> "Vault":
+        if self.existing and not (self.bucket and self.kms_key_arn):
+            raise ValueError(
+                "existing needs bucket and kms_key_arn beside it; "
+                "'aws s3api get-bucket-encryption --bucket NAME' names the key"
+            )
+        return self
 
 
 class Config(Settings):
@@ -302,7 +392,6 @@ class Config(Settings):
     architecture: Literal["arm64", "x86_64"] = "arm64"
     """Processor of the functions; arm64 costs less."""
 
-    def source(
-        self, name: str
-    ) -> "PostgresSource | MySqlSource | SqliteSource | FilesSource | None":
+    def source(self, name: str) -> Source | None:
+        """Return the source of that name, or None."""
         return next((s for s in self.sources if s.name == name), None)

@@ -6,16 +6,21 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, cast
 
+from stepvault.aws_errors import AwsProblem, error_code, translated
 from stepvault.deadline import Deadline
-from stepvault.errors import OutOfTime, StorageUnavailable, VaultDenied, VaultMissing
+from stepvault.errors import (
+    OutOfTime,
+    StepvaultError,
+    StorageUnavailable,
+    VaultDenied,
+    VaultMissing,
+)
+
+__all__ = ["MISSING_KEY", "client", "error_code", "etag", "vault_errors"]
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-_DENIED = {
-    "AccessDenied", "Forbidden", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch",
-    "ExpiredToken", "KMS.DisabledException", "KMSAccessDeniedException",
-}  # fmt: skip
 MISSING_KEY = {"NoSuchKey", "404", "NotFound"}
 #: A conditional write was refused: the object is not as it was expected, or is being written.
 CONFLICT = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
@@ -76,7 +81,7 @@ def _make(read_timeout: int, attempts: int) -> "S3Client":
 
     session = botocore.session.get_session()
     session.register_component("data_loader", OnlyS3())
-    made = session.create_client(
+    client = session.create_client(
         "s3",
         config=Config(
             connect_timeout=min(10, read_timeout),
@@ -90,61 +95,58 @@ def _make(read_timeout: int, attempts: int) -> "S3Client":
             tcp_keepalive=True,
         ),
     )
-    return cast("S3Client", made)
+    return cast("S3Client", client)
 
 
-def error_code(error: Exception) -> str:
-    """S3's own code of a botocore ClientError, or ``""``."""
-    response = getattr(error, "response", None) or {}
-    return str(response.get("Error", {}).get("Code", ""))
+def etag(header: str | None) -> str | None:
+    """Return an ETag as we keep it: without the quotes, None if the storage gives none."""
+    return (header or "").strip('"') or None
 
 
-def etag(told: str | None) -> str | None:
-    """An ETag as we keep it: without the quotes, None if the storage tells none."""
-    return (told or "").strip('"') or None
+def cut_off_errors() -> tuple[type[Exception], ...]:
+    """Return what is raised where a connection breaks inside the body of an answer."""
+    from botocore.exceptions import IncompleteReadError, ResponseStreamingError
+
+    return OSError, IncompleteReadError, ResponseStreamingError
 
 
 @contextmanager
 def vault_errors(bucket: str) -> Iterator[None]:
-    """Turn botocore's errors about the vault into ours.
+    """Turn AWS's errors about the vault into ours.
 
     Raises:
         VaultMissing, VaultDenied, StorageUnavailable: with the bucket's name and a next step.
     """
-    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
-    from botocore.parsers import ResponseParserError
 
-    try:
+    def ours(problem: AwsProblem) -> StepvaultError:
+        call = f"{problem.operation} ({problem.code})"
+        match problem.kind:
+            case "missing" if problem.code == "NoSuchBucket":
+                return VaultMissing(
+                    f"The vault bucket {bucket!r} does not exist",
+                    "Deploy the stack again, or name the right bucket",
+                )
+            case "unset" | "denied" if not problem.operation:
+                return VaultDenied(
+                    f"No AWS credentials to open the vault bucket {bucket!r}: {problem.message}",
+                    problem.hint,
+                )
+            case "denied" | "refused":
+                return VaultDenied(
+                    f"The vault bucket {bucket!r} refuses {call}",
+                    problem.hint or "Check the role's S3 and KMS permissions and the bucket policy",
+                )
+            case _ if problem.operation:
+                # Also an upload that somebody else aborted: another attempt may do.
+                return StorageUnavailable(
+                    f"S3 did not take {problem.operation} on {bucket!r} ({problem.code})",
+                    "The unit is tried again; if it stays so, see the S3 health page and the bucket",
+                )
+            case _:
+                return StorageUnavailable(
+                    f"S3 cannot be reached for {bucket!r}: {problem.message}",
+                    "Check the network: a function in a VPC needs an S3 gateway endpoint",
+                )
+
+    with translated(ours):
         yield
-    except ClientError as error:
-        code = error_code(error)
-        if code == "NoSuchBucket":
-            raise VaultMissing(
-                f"The vault bucket {bucket!r} does not exist",
-                "Deploy the stack again, or name the right bucket",
-            ) from error
-        if code in _DENIED:
-            raise VaultDenied(
-                f"The vault bucket {bucket!r} refuses {error.operation_name} ({code})",
-                "Check the role's S3 and KMS permissions and the bucket policy",
-            ) from error
-        # Throttling, server errors, an upload that somebody else aborted: another attempt may do.
-        raise StorageUnavailable(
-            f"S3 did not take {error.operation_name} on {bucket!r} ({code})",
-            "The unit is tried again; if it stays so, see the S3 health page and the bucket",
-        ) from error
-    except NoCredentialsError as error:
-        raise VaultDenied(
-            f"No AWS credentials to open the vault bucket {bucket!r}",
-            "Set AWS_PROFILE, or sign in with 'aws sso login'",
-        ) from error
-    except ResponseParserError as error:
-        raise StorageUnavailable(
-            f"S3 sent an answer about {bucket!r} that was cut off or is no S3 answer",
-            "The unit is tried again; if it stays so, look for a proxy between here and S3",
-        ) from error
-    except BotoCoreError as error:
-        raise StorageUnavailable(
-            f"S3 cannot be reached for {bucket!r}: {error}",
-            "Check the network: a function in a VPC needs an S3 gateway endpoint",
-        ) from error

@@ -1,4 +1,4 @@
-"""Proves a backup: every object is read in full and compared with its manifest."""
+"""Prove a backup: every object is read in full and compared with its manifest."""
 
 import threading
 from collections.abc import Callable
@@ -20,12 +20,13 @@ def verify(
     """Read every object of a backup and compare sizes and SHA-256, stored and raw.
 
     Args:
+        vault: where the backup is.
+        manifest: of the backup.
         progress: told of raw bytes as they are read, by name of the object.
 
     Returns:
         One line per object that is missing or not what was stored; empty for a whole backup.
     """
-
     stopped = threading.Event()
 
     def check(stored: StoredObject) -> str | None:

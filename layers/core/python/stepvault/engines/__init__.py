@@ -1,16 +1,17 @@
-"""The engines: how each kind of source is read and put back. One module or folder each."""
+"""The engines: how each kind of source is read and restored. One module or folder each."""
 
 from importlib import import_module
 from typing import cast
 
 from stepvault.engines.base import Engine
 from stepvault.errors import SourceUnsupported
+from stepvault.settings import engine_models
 
-NAMES = ("postgres", "mysql", "sqlite", "files")
+NAMES = tuple(engine_models())
 
 
 def find(name: str) -> Engine:
-    """The engine of that name, imported at first use so that a function loads only its own.
+    """Return the engine of that name; import it at first use, so that a function loads only its own.
 
     Raises:
         SourceUnsupported: there is no such engine (a backup of a newer Stepvault).

@@ -25,18 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from stepvault.buffers import END_FRAME as END_FRAME  # noqa: PLC0414 - part of the contract
+from stepvault.buffers import Buffer as Buffer  # noqa: PLC0414
+from stepvault.buffers import EndFrame as EndFrame  # noqa: PLC0414
 from stepvault.records import RestoreOptions, RestoreTask, StoredObject, Unrestored
-
-#: Bytes as they travel: the reader may reuse the memory once the next buffer is asked for.
-#: 64 KiB to 1 MiB at a time is what zstd likes.
-Buffer = bytes | bytearray | memoryview
-
-
-class EndFrame:
-    """Yielded between buffers: end the zstd frame here, so that reading can start at this point."""
-
-
-END_FRAME = EndFrame()
 
 #: The id of the only unit of a source that is not split.
 WHOLE = "0000"
@@ -64,14 +56,31 @@ class ObjectReader(Protocol):
     """
 
     def list(self, bucket: str, prefix: str) -> "Iterator[ObjectEntry]":
-        """Every object under the prefix, in key order."""
+        """Yield every object under the prefix, in key order."""
         ...
 
     def read(
-        self, bucket: str, key: str, etag: str | None = None, part: tuple[int, int] | None = None
+        self,
+        bucket: str,
+        key: str,
+        etag: str | None = None,
+        part: tuple[int, int] | None = None,
+        properties: Callable[[Mapping[str, Any]], None] | None = None,
     ) -> Iterator[bytes]:
-        """The object's bytes, or those from one offset up to another; SourceChanged if its ETag is
-        no longer the one given."""
+        """Yield the object's bytes, or those from one offset up to another.
+
+        Args:
+            bucket: its bucket.
+            key: its key.
+            etag: the ETag that it has to have.
+            part: offsets of the first byte and after the last.
+            properties: told, before the first bytes, what else the object has (as S3's API names
+                it, JSON): ``ContentType``, ``Metadata``, ``Tags``, ``StorageClass``, … ``Tags`` is
+                None if they may not be read.
+
+        Raises:
+            SourceChanged: its ETag is no longer the one given.
+        """
         ...
 
 
@@ -100,7 +109,7 @@ class PlanJob:
 
 @dataclass(frozen=True)
 class Previous:
-    """An earlier backup that a new one may lean on."""
+    """An earlier backup that a new one may build on."""
 
     run_id: str
     config: Mapping[str, Any]
@@ -151,11 +160,11 @@ class Stream(Protocol):
     """zstd: the path compresses; none: stored as it is."""
 
     def read(self) -> Iterator[Buffer | EndFrame]:
-        """The raw bytes, in order; called once."""
+        """Yield the raw bytes, in order; called once."""
         ...
 
     def result(self) -> "Counts":
-        """What was read; called once, after ``read`` has ended."""
+        """Return what was read; called once, after ``read`` has ended."""
         ...
 
 
@@ -188,10 +197,10 @@ class Snapshot(Protocol):
     warnings: list[str]
     """What the person should know though the backup is whole; may grow while reading."""
     references: Sequence[StoredObject]
-    """Objects of earlier runs (``run_id`` set) that this backup leans on; mostly empty."""
+    """Objects of earlier runs (``run_id`` set) that this backup builds on; mostly empty."""
 
     def streams(self) -> Iterator[Stream]:
-        """The streams, largest first; consumed by several threads under a lock."""
+        """Yield the streams, largest first; consumed by several threads under a lock."""
         ...
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
@@ -199,7 +208,7 @@ class Snapshot(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Called from another thread when time is up: make every blocked ``read`` raise soon."""
+        """Make every blocked ``read`` raise soon; called from another thread when time is up."""
         ...
 
 

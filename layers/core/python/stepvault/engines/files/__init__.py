@@ -1,20 +1,25 @@
 """Directory trees and buckets as ``.tar.zst`` packs with an index.
 
-``plan`` walks the source and deals it out into units (``walk``, ``plan``); a unit becomes packs
-and an index (``directory`` or ``bucket`` read, ``pack`` writes); ``restore`` puts them back and
-``compare`` proves it. docs/format.md describes the packs, decision 0004 the incremental backup.
+Four floors, each standing on those below it only:
+
+- ``backup`` (a source to packs; read ``backup/plan.py`` first) and ``restore`` (packs to a
+  directory; ``restore/tasks.py``), which know nothing of each other;
+- ``format``: tar members, indexes, listings, hashes;
+- ``tree``: handles, the walk, patterns, attributes, holes;
+- ``paths``, ``spool``, ``errors``.
+
+docs/format.md describes the packs, decision 0004 the incremental backup.
 """
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stepvault.engines.base import Counts, Job, PlanJob, RestoreJob, Snapshot, UnitDraft
-from stepvault.engines.files import compare
-from stepvault.engines.files import plan as planning
-from stepvault.engines.files import restore as restoring
-from stepvault.engines.files.unit import open_unit
-from stepvault.errors import Permanent, SourceCorrupt, SourceDenied, SourceUnsupported
+from stepvault.engines.files.backup import plan
+from stepvault.engines.files.backup.snapshot import open_unit
+from stepvault.engines.files.errors import explained
+from stepvault.engines.files.restore import tasks, verify
+from stepvault.errors import SourceCorrupt, SourceDenied
 from stepvault.records import RestoreTask
 
 
@@ -22,42 +27,33 @@ class FilesEngine:
     """See ``engines.base.Engine``."""
 
     def plan(self, job: PlanJob) -> Iterator[UnitDraft]:
-        with _explained(f"{job.source.path!r} cannot be walked", SourceCorrupt):
-            yield from planning.plan(job)
+        """Walk the source and deal out what it holds into units."""
+        with explained(f"{job.source.path!r} cannot be walked", SourceCorrupt):
+            yield from plan.plan(job)
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Snapshot]:
+        """Open one unit."""
         with (
-            _explained(f"{job.source.path!r} cannot be read", SourceCorrupt),
+            explained(f"{job.source.path!r} cannot be read", SourceCorrupt),
             open_unit(job) as snapshot,
         ):
             yield snapshot
 
     def plan_restore(self, job: RestoreJob) -> list[RestoreTask]:
-        with _explained(f"{str(job.path)!r} cannot be restored to", SourceDenied):
-            return restoring.plan_restore(job)
+        """Check the target; return a task for each pack that is needed and one for the end."""
+        with explained(f"{str(job.path)!r} cannot be restored to", SourceDenied):
+            return tasks.plan_restore(job)
 
     def restore(self, job: RestoreJob, task: RestoreTask) -> Counts:
-        with _explained(f"{str(job.path)!r} cannot be written to", SourceDenied):
-            return restoring.restore(job, task)
+        """Do one task; any may be repeated."""
+        with explained(f"{str(job.path)!r} cannot be written to", SourceDenied):
+            return tasks.restore(job, task)
 
     def differences(self, job: RestoreJob) -> list[str]:
-        with _explained(f"{str(job.path)!r} cannot be compared", SourceDenied):
-            return compare.differences(job)
-
-
-@contextmanager
-def _explained(what: str, kind: type[Permanent]) -> Iterator[None]:
-    """Turn what the system says, where nothing closer to it knows better, into our errors."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise SourceUnsupported(
-                f"{what}: there is no room left, there or for temporary files",
-                "Make room; a function's temporary files need more ephemeral storage",
-            ) from error
-        raise kind(f"{what} ({error.strerror or error})", "Check the file system") from error
+        """Compare the directory with the backup's index."""
+        with explained(f"{str(job.path)!r} cannot be compared", SourceDenied):
+            return verify.differences(job)
 
 
 engine = FilesEngine()

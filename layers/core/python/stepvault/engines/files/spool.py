@@ -14,7 +14,7 @@ _TOGETHER = 512
 
 
 def compressor() -> zstandard.ZstdCompressor:
-    """For lists of names: the cheapest level, and a checksum in each frame."""
+    """Return one for lists of names: the cheapest level, and a checksum in each frame."""
     return zstandard.ZstdCompressor(level=1, write_checksum=True)
 
 
@@ -34,7 +34,7 @@ class Spool:
             os.close(self._fd)
 
     def put(self, data: bytes) -> tuple[int, int]:
-        """Lay data aside; returns where it lies, for ``get``."""
+        """Lay data aside; return where it lies, for ``get``."""
         block = self._zstd.compress(data)
         where = (self._end, len(block))
         written = 0
@@ -44,10 +44,11 @@ class Spool:
         return where
 
     def get(self, where: tuple[int, int]) -> bytes:
+        """Return the data that lies there."""
         return zstandard.ZstdDecompressor().decompress(self.frame(where))
 
     def frame(self, where: tuple[int, int]) -> bytes:
-        """The data as it lies there: a zstd frame."""
+        """Return the data as it lies there: a zstd frame."""
         offset, length = where
         return os.pread(self._fd, length, offset)
 
@@ -63,6 +64,7 @@ class Spooled:
         self._blocks: list[tuple[int, int]] = []
 
     def add(self, record: bytes) -> None:
+        """Add a piece of the text."""
         self._held.append(record)
         self._size += len(record)
         if self._size >= self._block:
@@ -74,12 +76,12 @@ class Spooled:
             self._held, self._size = [], 0
 
     def chunks(self) -> Iterator[bytes]:
-        """All of it, some hundred kilobytes at a time."""
+        """Return all of it, some hundred kilobytes at a time."""
         self._flush()
         return map(self._spool.get, self._blocks)
 
     def frames(self) -> Iterator[bytes]:
-        """All of it as zstd frames."""
+        """Return all of it as zstd frames."""
         self._flush()
         return map(self._spool.frame, self._blocks)
 
@@ -98,6 +100,7 @@ class Records(Spooled):
         self.count += 1
 
     def extend(self, records: Iterable[bytes]) -> None:
+        """Add many records, end marks included."""
         for some in batched(records, _TOGETHER, strict=False):
             self._held += some
             self._size += sum(map(len, some))
@@ -106,13 +109,13 @@ class Records(Spooled):
                 self._flush()
 
     def __iter__(self) -> Iterator[bytes]:
-        """The records one by one, without their end marks."""
+        """Yield the records one by one, without their end marks."""
         for chunk in self.chunks():
             yield from chunk[: -len(self._end)].split(self._end)
 
 
 def cut(chunks: Iterable[bytes], end: bytes) -> Iterator[bytes]:
-    """The records in a stream of chunks of any size, without their end marks.
+    """Yield the records in a stream of chunks of any size, without their end marks.
 
     A last record without its mark is given too; an empty one is not.
     """

@@ -1,10 +1,13 @@
 """MySQL 5.7 to 9 and MariaDB 10.5 and later, over PyMySQL.
 
-Reading: ``connection`` (sessions, errors), ``inventory`` (what there is), ``privileges`` (whether
-all of it shows), ``snapshot`` (the same moment on several connections), ``contents`` and
-``definitions`` (the schema as files), ``rows`` and ``wire`` (the data as files), ``ranges``
-(cutting large tables), ``dump`` (the streams), ``script`` (restoring without us). Putting back:
-``target``, ``restore``, ``proof``.
+For both ways: ``errors`` (what the server's errors mean) and ``session`` (one connection).
+
+Backup: ``inventory`` (databases, tables, columns), ``privileges`` (may the user see everything),
+``consistency`` (several connections at the same moment), ``snapshot`` (the streams), ``contents``
+and ``definitions`` (the schema as files), ``ranges`` (cutting large tables), ``rows`` and ``wire``
+(the data as files), ``script`` (restoring without Stepvault).
+
+Restore: ``target`` (where to, and what goes there), ``restore`` (the tasks), ``verify`` (comparing).
 """
 
 from collections.abc import Iterator
@@ -20,8 +23,8 @@ from stepvault.engines.base import (
     Snapshot,
     UnitDraft,
 )
-from stepvault.engines.mysql import proof, restore
-from stepvault.engines.mysql.dump import MySqlSnapshot
+from stepvault.engines.mysql import restore, verify
+from stepvault.engines.mysql.snapshot import MySqlSnapshot
 from stepvault.records import RestoreTask
 
 
@@ -29,10 +32,12 @@ class MySqlEngine:
     """See ``engines.base.Engine``."""
 
     def plan(self, job: PlanJob) -> Iterator[UnitDraft]:  # noqa: ARG002
+        """Return one unit: a server is backed up as a whole."""
         yield UnitDraft(WHOLE)
 
     @contextmanager
     def open(self, job: Job) -> Iterator[Snapshot]:
+        """Open the connections and freeze what they see."""
         snapshot = MySqlSnapshot(job)
         try:
             yield snapshot
@@ -40,13 +45,16 @@ class MySqlEngine:
             snapshot.close()
 
     def plan_restore(self, job: RestoreJob) -> list[RestoreTask]:
+        """Check the target and cut the restore into tasks."""
         return restore.plan_restore(job)
 
     def restore(self, job: RestoreJob, task: RestoreTask) -> Counts:
+        """Do one task."""
         return restore.restore(job, task)
 
     def differences(self, job: RestoreJob) -> list[str]:
-        return proof.differences(job)
+        """Compare the target with the backup."""
+        return verify.differences(job)
 
 
 engine: Engine = MySqlEngine()

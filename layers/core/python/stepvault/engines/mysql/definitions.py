@@ -1,29 +1,36 @@
-"""Definitions as SQL files in mydumper's layout, and how to take them apart again.
+"""Definitions of databases, tables, views and sequences, and SQL files in mydumper's layout.
 
-Every statement ends with :data:`END`: a comment that any server skips, that the plain client
-takes as its delimiter (so that the bodies of routines need no care) and that ends a line with
-``;`` as myloader wants it. It has a line of its own, as a routine may end with a comment. Inside a
-statement myloader would stumble over ``;`` at a line's end, so an empty comment stands there, which
-:func:`split` takes out again.
+Every statement in a file is followed by an end mark on a line of its own. It is a comment to any
+server; it is the delimiter that we give to the plain client, so that the bodies of routines may hold
+``;``; and it ends a line with ``;``, where myloader cuts statements. For myloader's sake, a ``;`` at
+the end of a line inside a statement is followed by a comment, which :func:`split` removes again.
+Both comments hold a word that occurs in no statement of the file; the last line tells it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from hashlib import sha256
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import count
 
-from stepvault.engines.mysql.connection import SQL_MODE, Session, fail, literal, quote
 from stepvault.engines.mysql.inventory import Table
-from stepvault.errors import ConfigInvalid, SourceChanged
+from stepvault.engines.mysql.session import SQL_MODE, Session, literal, quote
+from stepvault.errors import BackupTampered, ConfigInvalid, SourceChanged
 
-END = "/*end*/;\n"
-_LINE_END, _SHIELDED = ";\n", ";/**/\n"
-
+NAME = r"`(?:[^`]|``)*`"
+_STRING = r"'(?:[^'\\]|\\.|'')*'"
 _DEFINER = re.compile(
     r"(?P<before>CREATE\s+(?:OR REPLACE\s+)?(?:ALGORITHM=\w+\s+)?)"
-    # In double quotes where the object was made in a mode with ANSI_QUOTES.
-    r"""DEFINER=(?:`(?:[^`]|``)*`(?:@`(?:[^`]|``)*`)?|"(?:[^"]|"")*"(?:@"(?:[^"]|"")*")?)\s+"""
+    # In double quotes if the object was created in a mode with ANSI_QUOTES.
+    rf"""DEFINER=(?P<user>{NAME}(?:@{NAME})?|"(?:[^"]|"")*"(?:@"(?:[^"]|"")*")?)\s+"""
 )
-_COUNTER = re.compile(r" AUTO_INCREMENT=\d+")
+#: Client character sets, beside UTF-8, of one byte per character and with ASCII in it: a definition
+#: in one of them is kept as bytes. Any other text is kept in UTF-8.
+_ONE_BYTE = {
+    "latin1", "latin2", "latin5", "latin7", "cp1250", "cp1251", "cp1256", "cp1257", "cp850", "cp852",
+    "cp866", "dec8", "greek", "hebrew", "hp8", "keybcs2", "koi8r", "koi8u", "macce", "macroman",
+    "armscii8", "geostd8", "tis620", "binary",
+}  # fmt: skip
+_UTF8 = {"utf8", "utf8mb3", "utf8mb4"}
 
 #: The first lines of every file.
 SETTINGS = (
@@ -35,33 +42,48 @@ SETTINGS = (
 )
 DATA_HEAD = "".join(f"{s};\n" for s in SETTINGS).encode()
 
+_END = re.compile(r"/\*(?P<word>\w+)\*/;\n\Z")
+#: The word of files written before there was a choice, whose other comment is empty.
+_FIRST_WORD = "end"
+
 
 def file(statements: list[str]) -> bytes:
-    """Statements as a file's bytes."""
-    lines = (f"{s}\n".replace(_LINE_END, _SHIELDED) + END for s in (*SETTINGS, *statements))
-    return "".join(lines).encode("utf-8", "surrogateescape")
+    """Return the file of these statements."""
+    lines = [f"{s}\n" for s in (*SETTINGS, *statements)]
+    word = next(w for w in (f"end{n}" for n in count(1)) if not any(w in line for line in lines))
+    text = "".join(line.replace(";\n", f";/*{word}*/\n") + f"/*{word}*/;\n" for line in lines)
+    return text.encode("utf-8", "surrogateescape")
 
 
 def split(content: bytes) -> list[str]:
-    """The statements that :func:`file` was given, without the settings."""
+    """Return the statements that :func:`file` was given, without the settings.
+
+    Raises:
+        BackupTampered: the content is no such file.
+    """
     text = content.decode("utf-8", "surrogateescape")
-    found = [s.replace(_SHIELDED, _LINE_END).removesuffix("\n") for s in text.split(END)[:-1]]
-    return found[len(SETTINGS) :]
+    end = _END.search(text)
+    if end is None:
+        raise BackupTampered("a file of definitions does not end with its end mark")
+    word = end["word"]
+    shield = ";/**/\n" if word == _FIRST_WORD else f";/*{word}*/\n"
+    statements = [
+        s.replace(shield, ";\n").removesuffix("\n") for s in text.split(f"/*{word}*/;\n")[:-1]
+    ]
+    return statements[len(SETTINGS) :]
 
 
-def normal(definition: str) -> str:
-    """A definition without what changes by itself."""
-    return _COUNTER.sub("", definition)
-
-
-def digest(definition: str) -> str:
-    return sha256(normal(definition).encode("utf-8", "surrogateescape")).hexdigest()
+def definer(definition: str) -> str:
+    """Return the DEFINER of a definition as ``user@host`` without quotes; empty if it has none."""
+    match = _DEFINER.search(definition)
+    return re.sub(r"[`\"]", "", match["user"]) if match else ""
 
 
 def owned(definition: str, owner: str) -> str:
-    """The definition with its DEFINER kept, stripped or replaced.
+    """Keep, strip or replace the DEFINER of a definition.
 
     Args:
+        definition: a CREATE statement.
         owner: ``keep``, ``strip`` (or ``none``) or ``user@host``.
 
     Raises:
@@ -79,159 +101,174 @@ def owned(definition: str, owner: str) -> str:
 
 
 def create_database(session: Session, database: str) -> str:
-    said = session.one(f"SHOW CREATE DATABASE {quote(database)}")[1]
-    return str(said).replace("CREATE DATABASE ", "CREATE DATABASE /*!32312 IF NOT EXISTS*/ ", 1).replace("IF NOT EXISTS*/ /*!32312 IF NOT EXISTS*/", "IF NOT EXISTS*/")  # fmt: skip
+    """Return the statement that creates the database unless it exists."""
+    statement = str(session.one(f"SHOW CREATE DATABASE {quote(database)}")[1])
+    if_needed = "/*!32312 IF NOT EXISTS*/"
+    if if_needed in statement:
+        return statement
+    return statement.replace("CREATE DATABASE ", f"CREATE DATABASE {if_needed} ", 1)
 
 
 def create_table(session: Session, table: Table) -> str:
-    """The table's, view's or sequence's definition, as the server words it.
+    """Return the definition of a table or sequence in the server's words.
 
     Raises:
-        SourceChanged: it is gone.
+        SourceChanged: it no longer exists.
     """
     what = f"{table.kind} {table.label}"
-    if table.kind == "view":
-        session.run(f"USE {quote(table.database)}")  # most names then come without it
-        return _local(str(session.one(f"SHOW CREATE VIEW {table.sql}", what)[1]), table.database)
     kind = "SEQUENCE" if table.kind == "sequence" else "TABLE"
-    said = session.one(f"SHOW CREATE {kind} {table.sql}", what)
-    if not said:
-        raise SourceChanged(f"{what} has gone", "Try again")
-    # A default such as nextval(`shop`.`numbers`) has to mean the restored sequence.
+    row = session.one(f"SHOW CREATE {kind} {table.sql}", what)
+    if not row:
+        raise SourceChanged(f"{what} no longer exists", "Try again")
+    # A default such as nextval(`shop`.`numbers`) must use the restored sequence.
     here = re.escape(quote(table.database))
-    return re.sub(rf"\b((?:next|last)val\(){here}\.", r"\1", str(said[1]))
+    return re.sub(rf"\b((?:next|last)val\(){here}\.", r"\1", str(row[1]))
 
 
-def _local(text: str, database: str) -> str:
-    """A view's text without its own database before columns and functions, so that it works
-    under another name; strings stay as they are."""
-    name = r"`(?:[^`]|``)*`"
-    qualifier = re.compile(
-        rf"'(?:[^'\\]|\\.|'')*'|{re.escape(quote(database))}\.(?={name}(?:\.`|\())", re.DOTALL
-    )
-    return qualifier.sub(lambda m: m[0] if m[0].startswith("'") else "", text)
+#: A nullable column without the DEFAULT NULL that CREATE TABLE would give it.
+_NO_DEFAULT = re.compile(
+    rf"^  (?P<name>{NAME}) (?!\w*(?:blob|text)|json|geo|\w*point|\w*linestring|\w*polygon|vector)"
+    rf"(?!(?:{_STRING}|[^'\n])*? (?:NOT NULL|DEFAULT|GENERATED|AUTO_INCREMENT)\b).*$",
+    re.MULTILINE,
+)
+
+
+def drop_defaults(session: Session, table: Table, definition: str) -> list[str]:
+    """Return the statement that takes the default from nullable columns that have none.
+
+    In MySQL an INSERT must name such a column; CREATE TABLE cannot make one.
+    """
+    if session.mariadb or table.kind != "table":
+        return []
+    names = [match["name"] for match in _NO_DEFAULT.finditer(definition)]
+    changes = ", ".join(f"ALTER COLUMN {name} DROP DEFAULT" for name in names)
+    return [f"ALTER TABLE {quote(table.name)} {changes}"] if changes else []
 
 
 def sequence(session: Session, table: Table, definition: str) -> list[str]:
-    """A sequence that goes on where the original stands: read once the rows that hold its numbers
-    are settled, as it takes no part in transactions."""
+    """Return the statements that create a sequence and set its next number.
+
+    Sequences take no part in transactions: call this after the snapshot has been taken, so that the
+    number is above those in the snapshot's rows.
+    """
     following = session.one(f"SELECT next_not_cached_value FROM {table.sql}")[0]
     return [definition, f"DO SETVAL({quote(table.name)}, {following}, 0)"]
 
 
-def placeholder(view: Table) -> list[str]:
-    """A table that stands for the view until all that it needs is there."""
-    columns = ",\n".join(f"{quote(c.name)} int" for c in view.columns)
-    return [f"CREATE TABLE IF NOT EXISTS {quote(view.name)} (\n{columns}\n)"]
+def shown(session: Session, query: str, text: int, client: int, what: str = "") -> list[str]:
+    """Run a SHOW CREATE of a view or a program, and return its row with the text as it is kept.
+
+    The server decodes a text by the client character set of its creation, and by that again when it
+    is created anew. So the text is read in that character set and kept as bytes, where a file can
+    hold it; else it is kept in UTF-8, and the character set in the row says so.
+
+    Args:
+        session: the server.
+        query: the statement.
+        text: the position of the CREATE statement in the row.
+        client: the position of the client character set; the collation follows it.
+        what: the thing it is about, for the messages of errors.
+    """
+    row = list(session.one(query, what))
+    if row[text] is None or row[text].isascii() or row[client] in _UTF8:
+        return row
+    if row[client] not in _ONE_BYTE:
+        return [*row[:client], "utf8mb4", *row[client + 1 :]]
+    session.run(f"SET CHARACTER_SET_RESULTS={row[client]}")
+    try:
+        row[text] = session.one(query, what)[text]
+    finally:
+        session.run("SET CHARACTER_SET_RESULTS=utf8mb4")
+    return row
 
 
-def view(table: Table, definition: str) -> list[str]:
-    name = quote(table.name)
-    return [f"DROP TABLE IF EXISTS {name}", f"DROP VIEW IF EXISTS {name}", definition]
+def context(client: str, collation: str) -> str:
+    """Return the statement that sets the character set and collation that are kept with an object."""
+    return f"SET CHARACTER_SET_CLIENT={client}, COLLATION_CONNECTION={literal(collation)}"
 
 
-def is_broken(session: Session, view: Table) -> str:
-    """Why the view does not work, or nothing."""
-    session.run(f"SHOW CREATE VIEW {view.sql}")
-    said = [text for _, number, text in session.rows("SHOW WARNINGS") if number == 1356]
-    return str(said[0]) if said else ""
+@dataclass(frozen=True)
+class View:
+    """A view's definition."""
+
+    text: str
+    client: str
+    """Client character set at its creation."""
+    collation: str
+    """Collation of strings at its creation."""
+    broken: str
+    """Why it does not work; empty if it does."""
+
+    def statements(self, name: str, owner: str) -> list[str]:
+        """Return the statements that create the view."""
+        return [
+            f"DROP VIEW IF EXISTS {quote(name)}",
+            context(self.client, self.collation),
+            owned(self.text, owner),
+        ]
+
+
+def view(session: Session, table: Table) -> View:
+    """Read a view's definition."""
+    session.run(f"USE {quote(table.database)}")  # most names then come without the database's
+    query = f"SHOW CREATE VIEW {table.sql}"
+    _, text, client, collation = shown(session, query, 1, 2, f"view {table.label}")
+    broken = _broken(session, table, text)
+    return View(_local(text, table.database), client, collation, broken)
+
+
+def _broken(session: Session, view: Table, text: str) -> str:
+    """Return why the view that SHOW CREATE has just named does not work; empty if it does."""
+    warnings = [(number, str(message)) for _, number, message in session.rows("SHOW WARNINGS")]
+    invalid = [message for number, message in warnings if number == 1356]
+    no_definer = [message for number, message in warnings if number == 1449]
+    own = f"({definer(text)})"
+    # A view without its definer can be created, one over such a view cannot. MariaDB looks no further
+    # when the definer is missing, but then it lists no columns.
+    others = [m for m in no_definer if own not in m.replace("'", "")]
+    blind = no_definer if session.mariadb and not view.columns else []
+    return next(iter((*invalid, *others, *blind)), "")
+
+
+def _local(text: str, database: str) -> str:
+    """Remove a view's own database from the names in its text, but not from its strings.
+
+    So the view can be created in a database of another name.
+    """
+    qualifier = re.compile(
+        rf"{_STRING}|{re.escape(quote(database))}\.(?={NAME}(?:\.`|\())", re.DOTALL
+    )
+    return qualifier.sub(lambda m: m[0] if m[0].startswith("'") else "", text)
+
+
+_SOURCE = re.compile(rf"\b(?:from|join|straight_join)[\s(]+(?:{NAME}\.)?({NAME})")
 
 
 def in_order(names: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, int]:
-    """Numbers for views, by label, such that each comes after those it mentions.
+    """Assign numbers to views, by label, so that each comes after those that it reads.
 
     Args:
-        names: the view's name, by label.
-        texts: its definition, by label.
+        names: the views' names, by label.
+        texts: the views' definitions, by label.
     """
+    labels: dict[str, list[str]] = {}
+    for label, name in names.items():
+        labels.setdefault(quote(name), []).append(label)
+    reads = {
+        label: [n for name in _SOURCE.findall(text) for n in labels.get(name, ()) if n != label]
+        for label, text in texts.items()
+    }
     numbers: dict[str, int] = {}
-
-    def visit(label: str, above: frozenset[str]) -> None:
+    begun: set[str] = set()
+    stack = list(names)[::-1]
+    while stack:
+        label = stack.pop()
         if label in numbers:
-            return
-        for other, name in names.items():
-            if other not in above and other != label and quote(name) in texts[label]:
-                visit(other, above | {label})
-        numbers[label] = len(numbers)
-
-    for label in names:
-        visit(label, frozenset())
+            continue
+        waits = [] if label in begun else [n for n in reads[label] if n not in begun]
+        begun.add(label)
+        if waits:
+            stack += [label, *waits]
+        else:
+            numbers[label] = len(numbers)
     return numbers
-
-
-def triggers(session: Session, table: Table) -> Iterator[tuple[str, list[str]]]:
-    """``(name, statements)`` of each of the table's triggers, in the order they fire."""
-    for (name,) in session.rows(
-        "SELECT trigger_name FROM information_schema.triggers"
-        f" WHERE trigger_schema = {literal(table.database)}"
-        f" AND event_object_table = {literal(table.name)}"
-        " ORDER BY event_manipulation, action_timing, action_order"
-    ):
-        # trigger, sql_mode, statement, character_set_client, collation_connection, …
-        said = session.one(f"SHOW CREATE TRIGGER {quote(table.database)}.{quote(name)}")
-        text = _unqualified(said[2], table.database)
-        yield name, [*_modes(said[1], said[4]), f"DROP TRIGGER IF EXISTS {quote(name)}", text]
-
-
-def _unqualified(trigger: str, database: str) -> str:
-    """A trigger's text as it was typed, without the database's name in its head."""
-    here = rf"(?:{re.escape(quote(database))}|{re.escape(database)})\s*\.\s*"
-    head = re.compile(
-        rf"(?P<one>TRIGGER\s+(?:IF\s+NOT\s+EXISTS\s+)?)(?:{here})?"
-        r"(?P<two>(?:`(?:[^`]|``)*`|[^\s`]+)\s+(?:BEFORE|AFTER)\s+(?:INSERT|UPDATE|DELETE)\s+ON\s+)"
-        rf"(?:{here})?",
-        re.IGNORECASE,
-    )
-    return head.sub(r"\g<one>\g<two>", trigger, count=1)
-
-
-def routines(session: Session, database: str) -> Iterator[tuple[str, str, list[str]]]:
-    """``(kind, name, statements)`` of each function, procedure and package.
-
-    Raises:
-        SourceDenied: the user may not read a routine's body.
-    """
-    for kind, name in session.rows(
-        "SELECT routine_type, routine_name FROM information_schema.routines"
-        f" WHERE routine_schema = {literal(database)}"
-        # A package needs its head before its body; both before what calls them.
-        " ORDER BY routine_type NOT LIKE 'PACKAGE%', routine_type, routine_name"
-    ):
-        # name, sql_mode, statement, character_set_client, collation_connection, …
-        said = session.one(f"SHOW CREATE {kind} {quote(database)}.{quote(name)}")
-        if said[2] is None:
-            fail(1370, f"the body of {kind.lower()} {name} is hidden from this user", session.address, f"database {database}")  # fmt: skip
-        drop = f"DROP {kind} IF EXISTS {quote(name)}"
-        # DROP PACKAGE is only known in the package's own SQL mode.
-        yield kind, name, [*_modes(said[1], said[4]), drop, said[2]]
-
-
-def events(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
-    """``(name, statements)`` of each event."""
-    for (name,) in session.rows(
-        "SELECT event_name FROM information_schema.events"
-        f" WHERE event_schema = {literal(database)} ORDER BY event_name"
-    ):
-        # event, sql_mode, time_zone, statement, character_set_client, collation_connection, …
-        said = session.one(f"SHOW CREATE EVENT {quote(database)}.{quote(name)}")
-        zone = f"SET TIME_ZONE={literal(said[2])}"
-        drop = f"DROP EVENT IF EXISTS {quote(name)}"
-        yield name, [zone, *_modes(said[1], said[5]), drop, said[3]]
-
-
-def programs(session: Session, database: str) -> Iterator[tuple[str, list[str]]]:
-    """``(label, statements)`` of each routine and event."""
-    for kind, name, statements in routines(session, database):
-        yield f"{kind.lower()} {name}", statements
-    for name, statements in events(session, database):
-        yield f"event {name}", statements
-
-
-def digests(found: Iterable[tuple[str, list[str]]]) -> dict[str, str]:
-    """Short digests of what programs' last statements create, by label, whoever owns them."""
-    return {label: digest(owned(parts[-1], "strip"))[:16] for label, parts in found}
-
-
-def _modes(sql_mode: str, collation: str) -> list[str]:
-    """What the server remembers with a stored program beside its text."""
-    return [f"SET SQL_MODE={literal(sql_mode)}", f"SET COLLATION_CONNECTION={literal(collation)}"]

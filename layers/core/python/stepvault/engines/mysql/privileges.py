@@ -1,11 +1,11 @@
-"""What the user may see. The server hides what it may not, so a backup would lack it in silence."""
+"""Check that the user may see everything: the server hides the rest without a word."""
 
 import re
 from collections.abc import Iterable
 from contextlib import suppress
 
-from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Table
+from stepvault.engines.mysql.session import Session, quote
 from stepvault.errors import SourceDenied, StepvaultError
 
 _NAME = r"`(?:[^`]|``)*`"
@@ -13,16 +13,18 @@ _LINE = re.compile(
     rf"(?P<verb>GRANT|REVOKE) (?P<what>.+?) ON (?P<database>\*|{_NAME})\.(?P<table>\*|{_NAME})"
     r" (?:TO|FROM) (?P<who>\S+)"
 )
-#: What ALL PRIVILEGES means to us.
+#: The privileges within ALL PRIVILEGES that matter here.
 _ALL = {"SELECT", "SHOW VIEW", "TRIGGER", "EVENT", "SHOW_ROUTINE", "SHOW CREATE ROUTINE"}
 _EVERYWHERE = "*"
 
 
 def check(session: Session, database: str, needed: set[str]) -> None:
-    """Refuse when the grants do not show these privileges on the whole database.
+    """Refuse to go on when the user lacks privileges on a whole database.
 
     Args:
-        needed: such as SELECT or TRIGGER.
+        session: connected as the user.
+        database: its name.
+        needed: privileges such as SELECT or TRIGGER.
 
     Raises:
         SourceDenied: names what is missing and the GRANT that gives it.
@@ -32,7 +34,7 @@ def check(session: Session, database: str, needed: set[str]) -> None:
 
 
 def check_tables(session: Session, tables: Iterable[Table], needed: set[str]) -> None:
-    """Likewise for tables, on which the privileges may have been granted one by one.
+    """Refuse likewise for single tables, where a grant on the table is enough.
 
     Raises:
         SourceDenied: as above.
@@ -57,25 +59,25 @@ def _refuse(session: Session, missing: set[str], label: str, where: str) -> None
 
 
 def _grants(session: Session) -> list[re.Match[str]]:
-    """The grants to the user and to the roles that are in force."""
+    """Read the grants to the user and to its active roles."""
     using = ""
-    if not session.mariadb:  # which lists its current role's by itself
+    if not session.mariadb:  # MariaDB lists those of the current role by itself
         with suppress(StepvaultError):  # MySQL 5.7 has no roles
             role = str(session.one("SELECT CURRENT_ROLE()")[0])
             using = "" if role == "NONE" else f" FOR CURRENT_USER() USING {role}"
     lines = (str(row[0]) for row in session.rows(f"SHOW GRANTS{using}"))
-    return [found for line in lines if (found := _LINE.match(line))]
+    return [grant for line in lines if (grant := _LINE.match(line))]
 
 
 def _granted(grants: Iterable[re.Match[str]], database: str, table: str = "") -> set[str]:
-    """Privileges that are in force on the whole database, or on a table of it.
+    """Return the privileges that hold on a whole database, or on one table of it.
 
-    As the server finds them: those on everything, and those of the one grant on databases whose
-    pattern fits best, for the user and each role (https://mariadb.com/kb/en/grant/#database-privileges).
+    The server's rule: the global privileges, and for the user and for each role those of the one
+    grant on databases whose pattern is closest (https://mariadb.com/kb/en/grant/#database-privileges).
     """
     everywhere: set[str] = set()
     revoked: set[str] = set()
-    found: set[str] = set()
+    on_table: set[str] = set()
     closest: dict[str, tuple[float, set[str]]] = {}
     for grant in grants:
         what = {p.strip() for p in grant["what"].split(",")}
@@ -86,13 +88,13 @@ def _granted(grants: Iterable[re.Match[str]], database: str, table: str = "") ->
         elif grant["database"] == _EVERYWHERE:
             everywhere |= what
         elif grant["table"] != _EVERYWHERE:
-            found |= what if table and (on, of) == (database, table) else set()
+            on_table |= what if table and (on, of) == (database, table) else set()
         elif _covers(on, database):
             fits = _closeness(on)
             best, _ = closest.get(grant["who"], (-1.0, set()))
             if fits > best:
                 closest[grant["who"]] = (fits, what)
-    return (everywhere - revoked) | found.union(*(what for _, what in closest.values()))
+    return (everywhere - revoked) | on_table.union(*(what for _, what in closest.values()))
 
 
 def _unquoted(name: str) -> str:
@@ -100,7 +102,7 @@ def _unquoted(name: str) -> str:
 
 
 def _parts(pattern: str) -> list[str]:
-    """LIKE's wildcards, escaped by a backslash where they stand for themselves."""
+    """Split a LIKE pattern into its characters; an escaped one keeps its backslash."""
     return re.findall(r"\\.|.", pattern, re.DOTALL)
 
 
@@ -113,13 +115,32 @@ def _covers(pattern: str, database: str) -> bool:
 
 
 def _closeness(pattern: str) -> float:
-    """How far a pattern says the name itself: all the way, or up to its first wildcard."""
+    """Rank a pattern: infinite without wildcards, else the number of characters before the first."""
     parts = _parts(pattern)
     return next((n for n, part in enumerate(parts) if part in ("%", "_")), float("inf"))
 
 
+#: A name that no grant on a database covers.
+_NO_DATABASE = "\0 no database: global grants only"
+
+
+def _globally(session: Session) -> set[str]:
+    return _granted(_grants(session), _NO_DATABASE)
+
+
+def is_super(session: Session) -> bool:
+    """Tell whether the user may do what the server keeps for SUPER."""
+    return bool(_globally(session) & {"SUPER", "ALL PRIVILEGES"})
+
+
+def may_set_definer(session: Session) -> bool:
+    """Tell whether the user may create views and programs that others define."""
+    special = {"SUPER", "ALL PRIVILEGES", "SET USER", "SET_USER_ID", "SET_ANY_DEFINER"}
+    return bool(_globally(session) & special)
+
+
 def sees_routines(session: Session, database: str) -> bool:
-    """Whether all functions and procedures show, with their bodies."""
+    """Tell whether the user may read the bodies of all functions and procedures."""
     with suppress(StepvaultError):
         session.run("SELECT 1 FROM mysql.proc LIMIT 0")  # MariaDB, MySQL 5.7
         return True
@@ -128,6 +149,4 @@ def sees_routines(session: Session, database: str) -> bool:
     grants = _grants(session)
     if _granted(grants, database) & {"SHOW CREATE ROUTINE", "SHOW_ROUTINE"}:
         return True
-    return not session.mariadb and "SELECT" in _granted(
-        grants, "\0 no database: global grants only"
-    )
+    return not session.mariadb and "SELECT" in _granted(grants, _NO_DATABASE)

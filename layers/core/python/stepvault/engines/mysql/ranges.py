@@ -1,31 +1,31 @@
-"""Cutting a large table into ranges of its primary key's first column.
+"""Cut a large table into ranges of the first column of its primary key.
 
-Ranges of one column hold every row exactly once, unique or not, as long as each begins where
-the one before ends and the outer two are open. Integers are cut evenly, by arithmetic; other
-types, and integers with large gaps, by walking the key, one range at a time: the walk warms the
-pages that are read next.
+Each range begins where the one before it ends, and the first and the last are open: so every row
+is in exactly one range, whether the column is unique or not. Integers are cut by arithmetic into
+ranges of equal width. Other types, and integers with large gaps, are cut by stepping along the key,
+one range at a time, which also loads the pages that are read next.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from itertools import count
 
-from stepvault.engines.mysql.connection import Session, quote
 from stepvault.engines.mysql.inventory import Column, Table
 from stepvault.engines.mysql.rows import as_text
+from stepvault.engines.mysql.session import Session, quote
 
 _INTEGERS = {"tinyint", "smallint", "mediumint", "int", "bigint"}
-#: Types whose values, as literals, sort as the column does; an ENUM, say, does not.
+#: Types whose literals sort as the column does; an ENUM, for example, does not.
 _WALKABLE = {
     "decimal", "char", "varchar", "binary", "varbinary", "uuid",
     "date", "datetime", "timestamp", "time",
 }  # fmt: skip
-#: Walk when the key has more than so many times as many integers as rows.
+#: Step along an integer key whose span is more than so many times the number of rows.
 _SPARSE = 20
 
 
 def column(table: Table) -> Column | None:
-    """The column to cut by, if there is one."""
+    """Return the column to cut by, or None if the table cannot be cut."""
     if not table.key or not table.transactional:
         return None
     first = next(c for c in table.columns if c.name == table.key[0])
@@ -33,7 +33,7 @@ def column(table: Table) -> Column | None:
 
 
 def evenly(session: Session, table: Table, by: Column, parts: int) -> list[str] | None:
-    """Conditions for ranges of the same width; None if that would be uneven in rows."""
+    """Return conditions for ranges of equal width; None if their rows would be uneven."""
     if by.type not in _INTEGERS:
         return None
     key = quote(by.name)
@@ -49,10 +49,10 @@ def evenly(session: Session, table: Table, by: Column, parts: int) -> list[str] 
 
 
 def cut(low: int, high: int, parts: int) -> list[tuple[int | None, int | None]]:
-    """Half-open ranges [from, to) over the integers, the first and last open-ended (None).
+    """Cut the integers into half-open ranges [from, to); the first and the last are open (None).
 
-    Every integer lies in exactly one; there are as many as parts, or fewer if low and high are
-    close together.
+    Every integer is in exactly one. There are ``parts`` ranges, or fewer if low and high are close
+    together.
     """
     width = max(1, -(-(high - low + 1) // parts))
     borders = [low + width * n for n in range(1, parts) if low + width * n <= high]
@@ -62,22 +62,25 @@ def cut(low: int, high: int, parts: int) -> list[tuple[int | None, int | None]]:
 def walk(
     borrow: Callable[[], AbstractContextManager[Session]], table: Table, by: Column, parts: int
 ) -> Iterator[str]:
-    """Conditions for ranges of about as many rows each, found by stepping along the key.
+    """Yield conditions for ranges of about equally many rows, by stepping along the key.
 
     Args:
-        borrow: gives a session of the snapshot for a moment.
+        borrow: lends a session of the snapshot.
+        table: the table to cut.
+        by: the first column of its key.
+        parts: how many ranges to aim for.
     """
     key, step = quote(by.name), max(1, table.rows // parts)
     last: str | None = None
     for number in count(1):
-        if number > 2 * parts:  # the server's estimate of the rows is far too low
+        if number > 2 * parts:  # the server's estimate of the rows was far too low
             step *= 2
         after = f"WHERE {key} > {last} " if last is not None else ""
         with borrow() as session:
-            found = session.one(
+            row = session.one(
                 f"SELECT {as_text(by)} FROM {table.sql} {after}ORDER BY {key} LIMIT 1 OFFSET {step}"
             )
-        border = str(found[0]) if found else None
+        border = str(row[0]) if row else None
         yield _condition(key, (">", last), ("<=", border))
         if border is None:
             return

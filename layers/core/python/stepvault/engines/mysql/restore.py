@@ -1,50 +1,67 @@
-"""Putting back: the tasks and what each does.
+"""The tasks of a restore, and how each is done.
 
-A stored object becomes rows in one transaction, together with its name in a small table of
-progress, and is committed when its last byte is proved: a task may be repeated at will.
+The rows of one stored object are one transaction, together with the object's name in a small
+progress table. It is committed once the object's last byte has been verified, so a task may be
+repeated at any time, and a restore that failed can be begun again and goes on.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
 
 from stepvault.engines.base import Counts, RestoreJob
-from stepvault.engines.mysql import definitions
-from stepvault.engines.mysql.connection import Session, literal, quote
-from stepvault.engines.mysql.inventory import tables
+from stepvault.engines.mysql import definitions, load, preflight, progress
+from stepvault.engines.mysql.inventory import Table, tables
+from stepvault.engines.mysql.session import Session, quote
 from stepvault.engines.mysql.target import Chosen, check_target, choose, in_parallel, session_of
-from stepvault.errors import (
-    BackupTampered,
-    OutOfTime,
-    Permanent,
-    SourceUnsupported,
-    StepvaultError,
-)
-from stepvault.records import RestoreTask, StoredObject
+from stepvault.errors import BackupTampered, OutOfTime, Permanent
+from stepvault.records import RestoreTask, StoredObject, Unrestored
 
 #: A data task takes about this many raw bytes.
 _TASK_BYTES = 2 << 30
-#: Names of objects whose rows are in; lives in the target while a restore is under way.
-_PROGRESS = "stepvault_restore_progress"
-_BEFORE = ("sequence", "table", "placeholder")
+_BEFORE = ("sequence", "table")
 _AFTER = ("post", "triggers", "view")
+#: Of a statement in a report.
+_CHARACTERS = 400
 
 
 def plan_restore(job: RestoreJob) -> list[RestoreTask]:
+    """Check the target and cut the restore into tasks.
+
+    Raises:
+        TargetUnsupported: the target cannot take all of the backup; names all that it cannot.
+        TargetNotEmpty, TargetMissing, ConfigInvalid and others of ``errors``.
+    """
     chosen = choose(job)
     with session_of(job) as session:
+        without = preflight.check(job, session, chosen)
         for original, target in chosen.databases.items():
             check_target(job, session, chosen, original, target)
-    definitions_first = [o.name for k in ("database", *_BEFORE) for o in chosen.of(k)]
+    definitions_first = _names(chosen, ("database", *_BEFORE), without)
     tasks = [RestoreTask(stage="before", id="schema", objects=definitions_first)]
-    data = sorted(chosen.of("data"), key=lambda o: -o.raw_bytes)
-    for number, group in enumerate(_groups(data)):
+    tables_left_out = {id(o) for o in chosen.objects if o.name in without}
+    names = {
+        (o.facts["database"], o.facts["name"]) for o in chosen.objects if id(o) in tables_left_out
+    }
+    data = [o for o in chosen.of("data") if (o.facts["database"], o.facts["name"]) not in names]
+    for number, group in enumerate(_groups(sorted(data, key=lambda o: -o.raw_bytes))):
         tasks.append(RestoreTask(stage="data", id=f"data-{number:05d}", objects=group))
-    last = [o.name for k in _AFTER for o in sorted(chosen.of(k), key=_order)]
-    return [*tasks, RestoreTask(stage="after", id="programs", objects=last)]
+    last = RestoreTask(
+        stage="after",
+        id="programs",
+        objects=_names(chosen, _AFTER, without),
+        arguments={"without": sorted(without)},
+    )
+    return [*tasks, last]
 
 
-def _order(stored: StoredObject) -> int:
-    return int(stored.facts.get("order", 0))
+def _names(chosen: Chosen, kinds: Sequence[str], without: set[str]) -> list[str]:
+    return [
+        o.name
+        for kind in kinds
+        for o in sorted(chosen.of(kind), key=lambda o: int(o.facts.get("order", 0)))
+        if o.name not in without
+    ]
 
 
 def _groups(data: Sequence[StoredObject]) -> Iterator[list[str]]:
@@ -61,6 +78,7 @@ def _groups(data: Sequence[StoredObject]) -> Iterator[list[str]]:
 
 
 def restore(job: RestoreJob, task: RestoreTask) -> Counts:
+    """Do one task; the counts are those of the rows that it loaded."""
     chosen = choose(job)
     wanted = set(task.objects)
     objects = {o.name: o for o in chosen.objects if o.name in wanted}
@@ -71,164 +89,198 @@ def restore(job: RestoreJob, task: RestoreTask) -> Counts:
         if task.stage == "before":
             _prepare(job, session, chosen, in_order)
         else:
-            _finish(job, session, chosen, in_order)
+            _finish(job, session, chosen, in_order, set(task.arguments.get("without", ())))
     return Counts()
 
 
 def _prepare(
     job: RestoreJob, session: Session, chosen: Chosen, objects: list[StoredObject]
 ) -> None:
-    """Sequences, tables and the views' placeholders, in place of what has their names."""
-    session.run("SET SESSION foreign_key_checks=0")
+    """Create sequences and tables; whatever has their names, or a view's, is dropped first.
+
+    Nothing is dropped before all definitions have been read and verified. What an earlier attempt
+    of this restore created and loaded stays.
+    """
+    texts = {o.name: b"".join(job.read(o)) for o in objects}
     for original, target in chosen.databases.items():
+        of_database = [o for o in objects if o.facts["database"] == original]
+        created = {session.fold(o.facts["name"]) for o in of_database if o.facts["kind"] in _BEFORE}
+        replaced = created | {session.fold(n) for n in chosen.names(original, "view")}
+        present = {t.name: t for t in tables(session, target)}
         session.run(f"USE {quote(target)}")
-        made = chosen.names(original, "table", "view", "sequence")
-        for table in tables(session, target):
-            if table.name in made or table.name == _PROGRESS:
-                session.run(f"DROP {table.kind.upper()} {table.sql}")
-        session.run(
-            f"CREATE TABLE {_PROGRESS} (object VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin"
-            " PRIMARY KEY) ENGINE=InnoDB"
-        )
-        # MariaDB locks the whole of an empty table for its first writer, see _shared.
-        session.run(f"INSERT INTO {_PROGRESS} VALUES ('')")
-        if job.options.overwrite:
-            for name in chosen.names(original, "data") - made:
-                session.run(f"TRUNCATE TABLE {quote(name)}")
-    for stored in objects:
-        if stored.facts["kind"] != "database":
-            _define(job, session, chosen, stored)
+        if not progress.defined(session, target, chosen.fingerprint):
+            for table in present.values():
+                if table.name in replaced or table.name == progress.TABLE:
+                    session.run(f"DROP {table.kind.upper()} {table.sql}")
+            progress.begin(session, chosen.fingerprint)
+            present = {n: t for n, t in present.items() if n not in replaced}
+            if job.options.overwrite:
+                for name in chosen.names(original, "data") - chosen.names(original, *_BEFORE):
+                    load.clear(session, present[session.fold(name)])
+        _settle(session)
+        for stored in of_database:
+            kind, name = stored.facts["kind"], stored.facts["name"]
+            if kind != "database" and session.fold(name) not in present:
+                statements = definitions.split(texts[stored.name])
+                run = _runner(job, session, statements, stored.name)
+                _attempt(job, kind, f"{target}.{name}", statements, run)
+            job.progress(stored.name, stored.raw_bytes)
+        progress.set_defined(session)
 
 
-def _finish(job: RestoreJob, session: Session, chosen: Chosen, objects: list[StoredObject]) -> None:
-    """Routines, events, triggers and views; then the traces of the restore go."""
-    for stored in objects:
-        with suppress(StepvaultError) if stored.facts.get("broken") else nullcontext():
-            _define(job, session, chosen, stored)
-    for target in chosen.databases.values():
-        session.run(f"DROP TABLE IF EXISTS {quote(target)}.{_PROGRESS}")
-
-
-def _define(job: RestoreJob, session: Session, chosen: Chosen, stored: StoredObject) -> None:
-    session.run(f"USE {quote(chosen.target(stored))}")
+def _settle(session: Session) -> None:
+    """Set the session as the statements of a file of definitions expect it."""
     for setting in definitions.SETTINGS:
         session.run(setting)
-    content = b"".join(job.read(stored))  # whole and proved before the first statement runs
-    for statement in definitions.split(content):
-        owned = definitions.owned(statement, job.options.owner)
-        session.run(owned.encode("utf-8", "surrogateescape"), stored.name)
-    job.progress(stored.name, stored.raw_bytes)
+
+
+def _runner(
+    job: RestoreJob, session: Session, statements: Sequence[str], what: str
+) -> Callable[[], None]:
+    def run() -> None:
+        for statement in statements:
+            owned = definitions.owned(statement, job.options.owner)
+            session.run(owned.encode("utf-8", "surrogateescape"), what)
+
+    return run
+
+
+def _attempt(
+    job: RestoreJob,
+    kind: str,
+    name: str,
+    statements: Sequence[str],
+    run: Callable[[], Any],
+    broken: bool = False,
+) -> None:
+    """Restore one thing; report a failure when told to keep going, or when it was broken before.
+
+    Raises:
+        StepvaultError: the restore must stop, or is to be tried again.
+    """
+    try:
+        run()
+    except (BackupTampered, OutOfTime):
+        raise
+    except Permanent as error:
+        if not (job.options.keep_going or broken):
+            raise
+        reason = f"{error.message}. {error.fix}" if error.fix else error.message
+        if broken:
+            reason = f"it did not work when it was backed up; {reason}"
+        statement = statements[-1][:_CHARACTERS] if statements else ""
+        job.unrestored(Unrestored(kind=kind, name=name, reason=reason, statement=statement))
+
+
+def _finish(
+    job: RestoreJob,
+    session: Session,
+    chosen: Chosen,
+    objects: list[StoredObject],
+    without: set[str],
+) -> None:
+    """Create routines, events, triggers and views, then drop the progress table."""
+    views: list[tuple[StoredObject, list[str]]] = []
+    for stored in objects:
+        content = b"".join(job.read(stored))  # verified as a whole before the first statement runs
+        statements = definitions.split(content)
+        if stored.facts["kind"] == "view":
+            views.append((stored, statements))
+        else:
+            _create_programs(job, session, chosen, stored, statements, without)
+        job.progress(stored.name, stored.raw_bytes)
+    _create_views(job, session, chosen, views)
+    for target in chosen.databases.values():
+        progress.end(session, target)
+
+
+def _create_programs(
+    job: RestoreJob,
+    session: Session,
+    chosen: Chosen,
+    stored: StoredObject,
+    statements: list[str],
+    without: set[str],
+) -> None:
+    """Create the triggers of a table, or the routines and events of a database, one by one."""
+    target = chosen.target(stored)
+    session.run(f"USE {quote(target)}")
+    _settle(session)
+    labels = list(stored.facts["definitions"])
+    for label, program in zip(labels, _by_program(statements), strict=True):
+        kind, name = chosen.program(stored, label)
+        if f"{stored.name}:{label}" in without or chosen.left_out(kind, stored, name):
+            continue
+        broken = label in stored.facts.get("broken", ())
+        run = _runner(job, session, program, stored.name)
+        _attempt(job, kind, f"{target}.{name}", program, run, broken)
+
+
+def _by_program(statements: list[str]) -> Iterator[list[str]]:
+    """Group statements by the CREATE that ends each group."""
+    program: list[str] = []
+    for statement in statements:
+        program.append(statement)
+        if statement.lstrip().upper().startswith("CREATE"):
+            yield program
+            program = []
+
+
+def _create_views(
+    job: RestoreJob,
+    session: Session,
+    chosen: Chosen,
+    views: list[tuple[StoredObject, list[str]]],
+) -> None:
+    """Create views; those that fail are tried again as long as others have been created since.
+
+    The order in the backup is found in the views' texts, and may be wrong for unusual names.
+    """
+    while views:
+        failed = []
+        for stored, statements in views:
+            session.run(f"USE {quote(chosen.target(stored))}")
+            _settle(session)
+            try:
+                _runner(job, session, statements, stored.name)()
+            except Permanent:
+                failed.append((stored, statements))
+        if len(failed) == len(views):
+            break
+        views = failed
+    for stored, statements in views:
+        session.run(f"USE {quote(chosen.target(stored))}")
+        _settle(session)
+        name = f"{chosen.target(stored)}.{stored.facts['name']}"
+        run = _runner(job, session, statements, stored.name)
+        _attempt(job, "view", name, statements, run, bool(stored.facts.get("broken")))
 
 
 def _load_all(job: RestoreJob, chosen: Chosen, objects: list[StoredObject]) -> Counts:
-    """Load objects over several connections."""
+    """Load objects on several connections."""
+    by_database = {
+        d: _present(job, chosen.databases[d])
+        for d, _ in groupby(sorted(o.facts["database"] for o in objects))
+    }
+    shared = load.shared(job.objects)
 
-    def load(session: Session, stored: StoredObject) -> int:
-        return _load(job, session, chosen.target(stored), stored)
+    def one(session: Session, stored: StoredObject) -> int:
+        database, name = stored.facts["database"], stored.facts["name"]
+        target = chosen.target(stored)
+        table = by_database[database].get(session.fold(name))
+        rows: list[int] = []
+        _attempt(
+            job,
+            "table" if table is None else "rows",
+            f"{target}.{name}",
+            [],
+            lambda: rows.append(load.load(job, session, target, name, table, stored, shared)),
+        )
+        return sum(rows)
 
-    return Counts(rows=sum(in_parallel(job, objects, load)))
-
-
-def _load(job: RestoreJob, session: Session, database: str, stored: StoredObject) -> int:
-    """One object's rows, in one transaction; nothing if an earlier attempt put them there."""
-    name, label = stored.facts["name"], f"{database}.{stored.facts['name']}"
-    session.run(f"USE {quote(database)}")
-    transactional = _transactional(session, database, name)
-    session.run("START TRANSACTION")
-    if session.one(f"SELECT 1 FROM {_PROGRESS} WHERE object = {literal(stored.name)}"):
-        session.run("ROLLBACK")
-        return stored.rows or 0
-    if not transactional:  # its rows cannot be taken back, but all of them are in this object
-        session.run(f"TRUNCATE TABLE {quote(name)}")
-        session.run("START TRANSACTION")
-    try:
-        rows = _insert_all(job, session, stored, label)
-        session.run(f"INSERT INTO {_PROGRESS} VALUES ({literal(stored.name)})")
-        session.run("COMMIT")
-    except BaseException:
-        _undo(session, None if transactional else name)
-        raise
-    return rows
+    return Counts(rows=sum(in_parallel(job, objects, one)))
 
 
-def _insert_all(job: RestoreJob, session: Session, stored: StoredObject, label: str) -> int:
-    """Run an object's statements; returns the rows they made, as many as the backup counted."""
-    chunks = iter(job.read(stored))
-    try:
-        return _run_all(job, session, stored, label, chunks)
-    except Permanent:
-        for _ in chunks:  # a damaged object makes bad SQL: read on, so that it says so by itself
-            pass
-        raise
-
-
-def _shared(job: RestoreJob, stored: StoredObject) -> bool:
-    """Whether other objects hold rows of the same table.
-
-    MariaDB's first writer of an empty table without unique checks locks all of it:
-    https://mariadb.com/kb/en/innodb-bulk-insert/. That is fast for one and a halt for others.
-    """
-    table = {k: stored.facts[k] for k in ("kind", "database", "name")}
-    return sum(table.items() <= o.facts.items() for o in job.objects) > 1
-
-
-def _run_all(
-    job: RestoreJob, session: Session, stored: StoredObject, label: str, chunks: Iterator[bytes]
-) -> int:
-    limit = int(session.one("SELECT @@max_allowed_packet")[0])
-    insert = f"INSERT INTO {quote(stored.facts['name'])} ".encode()
-    rows = 0
-    shared = _shared(job, stored)
-    for statement in _statements(chunks, stored.name):
-        if not statement.startswith(insert):
-            if statement.decode("utf-8", "replace") not in definitions.SETTINGS:
-                raise BackupTampered(f"{stored.name} holds a statement that no backup writes")
-            session.run(statement)
-            if shared and statement == definitions.SETTINGS[-1].encode():
-                session.run("SET unique_checks=1")
-            continue
-        if len(statement) >= limit:
-            raise SourceUnsupported(
-                f"a row of {label} needs {len(statement):,} bytes, the target's max_allowed_packet is {limit:,}",
-                "Raise max_allowed_packet on the target",
-            )
-        if job.remaining() <= 0:
-            raise OutOfTime(
-                f"time ran out in {stored.name} after {rows:,} of {stored.rows:,} rows",
-                "Restore from a terminal or a container, or raise connections",
-            )
-        rows += session.run(statement, f"table {label}")
-        job.progress(stored.name, len(statement))
-    if rows != stored.rows:
-        raise BackupTampered(f"{stored.name} gave {rows:,} rows instead of {stored.rows:,}")
-    return rows
-
-
-def _undo(session: Session, table: str | None) -> None:
-    with suppress(StepvaultError):
-        session.run("ROLLBACK")
-        if table is not None:
-            session.run(f"TRUNCATE TABLE {quote(table)}")
-
-
-def _transactional(session: Session, database: str, name: str) -> bool:
-    said = session.one(
-        "SELECT e.transactions FROM information_schema.tables t JOIN information_schema.engines e"
-        f" ON e.engine = t.engine WHERE table_schema = {literal(database)} AND table_name = {literal(name)}"
-    )
-    return bool(said) and said[0] == "YES"
-
-
-def _statements(chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
-    """The statements of a data file: a ``;`` at a line's end is always one's end."""
-    pending = bytearray()
-    searched = 0
-    for chunk in chunks:
-        pending += chunk
-        while (end := pending.find(b";\n", searched)) >= 0:
-            yield bytes(pending[:end])
-            del pending[: end + 2]
-            searched = 0
-        searched = max(0, len(pending) - 1)
-    if pending:
-        raise BackupTampered(f"{name} ends in the middle of a statement")
+def _present(job: RestoreJob, database: str) -> dict[str, Table]:
+    with session_of(job) as session:
+        return {t.name: t for t in tables(session, database)}

@@ -1,9 +1,8 @@
-"""The script in every backup that restores it with the plain client."""
+"""The script in every backup that restores it without Stepvault, with the plain client."""
 
 import shlex
 from collections.abc import Sequence
 
-from stepvault.engines.mysql.definitions import END
 from stepvault.records import StoredObject
 
 _HEAD = r"""#!/bin/sh
@@ -13,16 +12,28 @@ _HEAD = r"""#!/bin/sh
 #   sh restore.sh -h HOST -u USER                         (password in MYSQL_PWD)
 #
 # All arguments go to the client. It stops at the first error. Tables that exist are an error:
-# restore into a server that does not have these databases.
+# restore into a server that does not have these databases. Accounts are not restored: see
+# accounts.sql, if it is there.
 set -eu
 cd "$(dirname "$0")"
 client=$(command -v mariadb || command -v mysql) || { echo "no mysql client found" >&2; exit 1; }
-run() { "$client" "$@" --default-character-set=utf8mb4 --binary-mode --comments --max-allowed-packet=1G; }
+start='SET @stepvault=1'
+run() {
+    "$client" "$@" --init-command="$start" \
+        --default-character-set=utf8mb4 --binary-mode --comments --max-allowed-packet=1G
+}
+# MariaDB checks rows against constraints that may be younger than the rows.
+case $(echo 'SELECT VERSION();' | run "$@" --skip-column-names) in
+    *MariaDB*) start='SET check_constraint_checks=0' ;;
+esac
 check() { zstd -tq "$1" || { echo "$1 is damaged" >&2; exit 1; }; }
-# define DATABASE FILE: statements end with the delimiter, routines keep their lines' ends.
+# define DATABASE FILE: runs definitions. The last line of the file is /*WORD*/; and ends statements;
+# a semicolon at the end of a line inside a statement is followed by /*WORD*/.
 define() {
     db=$1 file=$2; shift 2; check "$file"
-    zstd -dcq "$file" | sed 's#;/\*\*/$#;#' | run "$@" --delimiter='DELIMITER_TEXT' ${db:+"$db"}
+    end=$(zstd -dcq "$file" | tail -n 1)
+    word=${end#/?}; word=${word%??}; word=${word%?}
+    zstd -dcq "$file" | sed "s#;/\*$word\*/\$#;#" | run "$@" --delimiter="$end" ${db:+"$db"}
 }
 load() {
     db=$1 file=$2; shift 2; check "$file"
@@ -31,12 +42,12 @@ load() {
 
 """
 
-#: Order of the kinds; the views come last, as they may use everything.
-ORDER = ("database", "sequence", "table", "placeholder", "data", "post", "triggers", "view")
+#: The order of the kinds; views come last, as they may use everything else.
+ORDER = ("database", "sequence", "table", "data", "post", "triggers", "view")
 
 
 def restore_script(objects: Sequence[StoredObject]) -> str:
-    """A script that restores these objects, in the right order."""
+    """Return a script that restores these objects in the right order."""
     lines = []
     for kind in ORDER:
         for stored in sorted(objects, key=lambda o: (o.facts.get("order", 0), o.name)):
@@ -48,5 +59,4 @@ def restore_script(objects: Sequence[StoredObject]) -> str:
             if stored.facts.get("broken"):
                 line += f" || echo {shlex.quote(stored.name)}: broken when it was backed up >&2"
             lines.append(line + "\n")
-    head = _HEAD.replace("DELIMITER_TEXT", END.strip())
-    return head + "".join(lines) + 'echo "restored"\n'
+    return _HEAD + "".join(lines) + 'echo "restored"\n'

@@ -1,229 +1,295 @@
-"""Several connections that see the same moment.
+"""An open snapshot of a server, and its streams in mydumper's layout.
 
-From the gentlest way to the simplest: comparing binlog positions and transaction numbers (MariaDB,
-no lock at all), one short global read lock, read locks on the tables, a single connection.
+::
 
-On MySQL the locks change places: its global lock waits for every running statement with the tables
-already marked for flushing, so that whoever uses them next waits, too, even when the lock was given up
-(https://dev.mysql.com/doc/refman/8.4/en/flush.html, "FLUSH TABLES"). Locks on tables do not.
+    <database>-schema-create.sql.zst              CREATE DATABASE
+    <database>.<table>-schema.sql.zst             CREATE TABLE
+    <database>.<sequence>-schema-sequence.sql.zst
+    <database>.<table>.00000.sql.zst              rows, one object per range of the key
+    <database>.<table>-schema-triggers.sql.zst
+    <database>-schema-post.sql.zst                functions, procedures, events
+    <database>.<view>-schema-view.sql.zst
+    accounts.sql.zst                              users, roles and grants
+    metadata, restore.sh                          plain
+
+A name that is not safe as a file name becomes ``mydumper_<n>``, as in mydumper; ``metadata`` holds
+the real one.
 """
 
 import logging
-import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import UTC, datetime
+from queue import SimpleQueue
+from typing import Any, Literal
 
-from stepvault.engines.mysql.connection import LOCK_WAIT, Session
-from stepvault.engines.mysql.inventory import Table
-from stepvault.errors import SourceBusy, SourceDenied, SourceUnsupported, StepvaultError
+from stepvault.engines.base import Counts, Job, Stored, Stream
+from stepvault.engines.mysql import accounts, definitions, meaning, privileges, ranges
+from stepvault.engines.mysql.consistency import Moment, freeze, gtid_at
+from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
+from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
+from stepvault.engines.mysql.rows import FORM, statements
+from stepvault.engines.mysql.script import restore_script
+from stepvault.engines.mysql.session import Session, blocking, connect, server_of
+from stepvault.engines.row_digest import Sums
+from stepvault.errors import Permanent, SourceBusy, SourceChanged
+from stepvault.records import StoredObject
+from stepvault.settings import MySqlSource
 
 log = logging.getLogger(__name__)
 
-#: Seconds to try each way; a lock is asked for one second at a time, so that writers who queue
-#: behind it never stall for longer.
-_PATIENCE = 10.0
-#: Seconds that a statement has been running to count as a long one.
-_LONG = 1
-_BEGIN = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY"
-
-
-_Way = Callable[[Sequence[Session], Session, Sequence[Table]], dict[str, Any]]
+_MIB = 1 << 20
 
 
 @dataclass
-class Moment:
-    """What all sessions see."""
+class Rows:
+    """The rows of a table, or of one range of its key."""
 
-    way: str
-    """snapshot position, global lock, table locks or one connection"""
-    sessions: list[Session]
-    """Those that see it; one if nothing better could be had."""
-    position: dict[str, Any] = field(default_factory=dict)
-    """Where replication would go on: file, position, gtid; empty if not known exactly."""
-    warnings: list[str] = field(default_factory=list)
+    name: str
+    table: Table
+    where: str
+    snapshot: "MySqlSnapshot"
+    encoding: Literal["zstd", "none"] = "zstd"
+    sums: Sums = field(default_factory=Sums)
 
-
-def freeze(
-    sessions: Sequence[Session],
-    control: Session,
-    tables: Sequence[Table],
-    who_blocks: Callable[[], str],
-) -> Moment:
-    """Begin a transaction on every session so that all see the same moment.
-
-    Args:
-        sessions: at least one.
-        control: another connection, which takes and releases the locks.
-        tables: what will be read.
-        who_blocks: names the holder of a lock.
-
-    Raises:
-        SourceUnreachable, SourceDenied.
-    """
-    for session in sessions:
-        session.run("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-    refused: list[str] = []
-    locks: list[tuple[str, _Way]] = [
-        ("global lock", _by_global_lock),
-        ("table locks", _by_table_locks),
-    ]
-    by_position: tuple[str, _Way] = ("snapshot position", _by_position)
-    for name, way in (by_position, *(locks if control.mariadb else reversed(locks))):
-        if len(sessions) == 1 and name == "table locks":
-            continue  # one connection is consistent by itself; a lock would only serve the position
-        try:
-            position = way(sessions, control, tables)
-        except (SourceDenied, SourceUnsupported) as error:
-            refused.append(f"{name}: {error.message}")
-        except SourceBusy as error:
-            refused.append(f"{name}: {error.message}; {who_blocks()}")
-        else:
-            return Moment(name, list(sessions), position)
-        log.info("mysql: no snapshot by %s", refused[-1])
-    sessions[0].run(_BEGIN)
-    warnings = []
-    if len(sessions) > 1:
-        warnings.append(
-            "read through one connection, as no other could be given the same moment "
-            f"({'; '.join(refused)}); grant RELOAD or LOCK TABLES for parallel reading"
-        )
-    return Moment("one connection", [sessions[0]], _position_of(sessions[0]), warnings)
-
-
-def _by_position(
-    sessions: Sequence[Session], control: Session, _: Sequence[Table]
-) -> dict[str, Any]:
-    """Begin everywhere until all transactions stand at the same binlog position, and none was
-    begun or committed meanwhile: what a session or a filter keeps out of the log moves no position.
-    """
-    if not control.mariadb:
-        raise SourceUnsupported("only MariaDB tells a snapshot's position")
-    if _applies_unlogged(control):
-        raise SourceUnsupported("what it replicates does not go into its binary log")
-    until = time.monotonic() + _PATIENCE
-    while True:
-        for session in sessions:
-            session.run("ROLLBACK")
-        before = _last_transaction(control)
-        for session in sessions:
-            session.run(_BEGIN)
-        quiet = _last_transaction(control) == before
-        positions = [_position_of(session) for session in sessions]
-        if not positions[0]:
-            raise SourceUnsupported("the binary log is off")
-        if quiet and all(p == positions[0] for p in positions):
-            return positions[0]
-        if time.monotonic() > until:
-            raise SourceBusy(f"writers moved on for {_PATIENCE:.0f} s between any two connections")
-
-
-def _applies_unlogged(control: Session) -> bool:
-    """Whether the server is a replica or of a Galera cluster, and logs its own writes only."""
-    if control.one("SELECT @@log_slave_updates")[0]:
-        return False
-    said = dict(
-        control.rows(
-            "SHOW GLOBAL STATUS WHERE variable_name IN ('Slaves_running', 'wsrep_cluster_size')"
-        )
-    )
-    return any(int(number) for number in said.values())
-
-
-def _last_transaction(control: Session) -> int:
-    """InnoDB's last number: it gives one to each writing transaction, and one to its commit.
-
-    https://mariadb.com/kb/en/innodb-status-variables/#innodb_max_trx_id
-    """
-    said = control.one("SHOW GLOBAL STATUS LIKE 'Innodb_max_trx_id'")
-    if not said:
-        raise SourceUnsupported("the server does not tell the last transaction's number")
-    return int(said[1])
-
-
-def _by_global_lock(
-    sessions: Sequence[Session], control: Session, _: Sequence[Table]
-) -> dict[str, Any]:
-    lock = "FLUSH TABLES WITH READ LOCK"
-    if control.mariadb:
-        return _under(control, lock, sessions, _PATIENCE)
-    running = control.one(
-        "SELECT id, time FROM information_schema.processlist"
-        f" WHERE command IN ('Query', 'Execute') AND time >= {_LONG} AND id <> CONNECTION_ID()"
-        " AND user <> 'system user' LIMIT 1"
-    )
-    if running:
-        raise SourceBusy("connection {} runs a statement of {} s already".format(*running))
-    return _under(control, lock, sessions, patience=0)
-
-
-def _by_table_locks(
-    sessions: Sequence[Session], control: Session, tables: Sequence[Table]
-) -> dict[str, Any]:
-    locks = ", ".join(f"{t.sql} READ" for t in tables if t.kind == "table")
-    if not locks:
-        raise SourceUnsupported("there is no table to lock")
-    return _under(control, f"LOCK TABLES {locks}", sessions, _PATIENCE)
-
-
-def _under(
-    control: Session, lock: str, sessions: Sequence[Session], patience: float
-) -> dict[str, Any]:
-    """Hold the lock just while all begin; it is asked for at least once, and so many seconds."""
-    control.wait_for_locks(1)
-    until = time.monotonic() + patience
-    try:
-        while True:
+    def read(self) -> Iterator[bytes]:
+        """Yield the SQL file of the rows."""
+        yield definitions.DATA_HEAD
+        with self.snapshot.borrow() as session:
             try:
-                control.run(lock)
+                self.snapshot.pin(session, self.table)
+                yield from statements(session, self.table, self.where, self.sums)
+            except SourceBusy as error:
+                who = self.snapshot.who_blocks()
+                raise SourceBusy(f"{error.message}; {who}", error.fix) from None
+
+    def result(self) -> Counts:
+        """Return the number of rows and the hash of their content."""
+        facts = {"kind": "data", "database": self.table.database, "name": self.table.name}
+        return Counts(rows=self.sums.rows, facts={**facts, "hash": self.sums.text(), "form": FORM})
+
+
+class MySqlSnapshot:
+    """What ``engine.open`` returns: sessions that see the same data, and what is to be read."""
+
+    references: Sequence[StoredObject] = ()
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._source: MySqlSource = job.source
+        self._connection = server_of(job.connection)
+        self._names = Names()
+        self._sessions: list[Session] = []
+        self._readers: list[Session] = []
+        self._pinned: set[tuple[int, str]] = set()
+        self._pool: SimpleQueue[Session] = SimpleQueue()
+        self._asking = threading.Lock()
+        self._started = datetime.now(UTC)
+        self.warnings: list[str] = []
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        control = self._control = self._connect()
+        self._databases, self.warnings = databases(
+            control, self._source.databases, self._connection.database
+        )
+        for database in self._databases:
+            self._check_privileges(control, database)
+        for _ in range(3):
+            self._contents = Contents(control, self._source, self._databases, self._names)
+            moment = self._freeze(control)
+            later = list(self._listed(control))
+            if _shapes(later) == _shapes(self._contents.tables):
                 break
-            except SourceBusy:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.2)  # let those pass who queued behind us
-        for session in sessions:
-            session.run(_BEGIN)
-        return _written(control)
-    finally:
-        with suppress(StepvaultError):
-            control.run("UNLOCK TABLES")
-        control.wait_for_locks(LOCK_WAIT)
+            log.info(
+                "mysql: tables were created, dropped or changed while the snapshot was taken; again"
+            )
+        else:
+            raise SourceChanged(
+                "tables are created, dropped or changed faster than a snapshot can be taken",
+                "Try again",
+            )
+        self._contents.add_numbers(later)
+        if self._source.tables and self._source.with_schema:
+            named = (t for t in self._contents.tables if t.kind == "table")
+            privileges.check_tables(control, named, {"TRIGGER"})
+        self._accounts = self._read_accounts(control)
+        self.parallel = len(moment.sessions)
+        for session in moment.sessions:
+            self._pool.put(session)
+        self.warnings += [*self._contents.warnings, *moment.warnings]
+        position = dict(moment.position)
+        if control.mariadb and position:
+            position["gtid"] = gtid_at(control, position)
+        self.facts: dict[str, Any] = {
+            "server": "MariaDB" if control.mariadb else "MySQL",
+            "version": control.version,
+            "databases": self._databases,
+            "consistency": moment.way,
+            "connections": self.parallel,
+            "position": position,
+        }
+        log.info("mysql: snapshot by %s on %d connections", moment.way, self.parallel)
+
+    def _check_privileges(self, control: Session, database: str) -> None:
+        """Refuse to back up what may be only a part; tables named one by one are checked later."""
+        if self._source.tables:
+            return
+        needed = {"SELECT"}
+        if self._source.with_schema:
+            needed |= {"SHOW VIEW", "TRIGGER", "EVENT"}
+            if not privileges.sees_routines(control, database):
+                self.warnings.append(
+                    f"functions and procedures of {database} that this user may not see are not in the backup; "
+                    "grant SELECT ON mysql.proc (MariaDB) or SHOW_ROUTINE (MySQL)"
+                )
+        privileges.check(control, database, needed)
+
+    def _read_accounts(self, control: Session) -> list[Text]:
+        """Return the script of users, roles and grants, if it is wanted and may be read."""
+        source = self._source
+        if source.accounts == "none" or not source.with_schema or source.tables:
+            return []
+        try:
+            script = accounts.script(control, source.accounts == "with-passwords")
+        except Permanent as error:
+            self.warnings.append(
+                f"users and grants are not in the backup: {error.message}; "
+                'grant SELECT ON mysql.*, or set accounts = "none"'
+            )
+            return []
+        return [Text("accounts.sql.zst", script.encode(), {"kind": "accounts"})]
+
+    def _connect(self) -> Session:
+        session = connect(self._connection)
+        self._sessions.append(session)
+        return session
+
+    def _freeze(self, control: Session) -> Moment:
+        tables_to_read = self._contents.with_rows
+        if not self._readers:
+            wanted = min(self._job.connections, sum(map(self._parts, tables_to_read)))
+            self._readers = [self._connect() for _ in range(max(1, wanted))]
+        return freeze(self._readers, control, tables_to_read, self.who_blocks)
+
+    def _listed(self, control: Session) -> Iterator[Table]:
+        for database in self._databases:
+            yield from chosen(self._source, tables(control, database))
+
+    def streams(self) -> Iterator[Stream]:
+        """Yield the rows, largest table first, then the definitions."""
+        for table in sorted(self._contents.with_rows, key=lambda t: -t.bytes):
+            name = self._names.table(table)
+            for number, where in enumerate(self._ranges(table)):
+                yield Rows(f"{name}.{number:05d}.sql.zst", table, where, self)
+        yield from self._contents.texts
+        yield from self._accounts
+
+    def _parts(self, table: Table) -> int:
+        """Return into how many ranges the table is to be cut."""
+        if ranges.column(table) is None:
+            return 1
+        return 1 + table.bytes // (self._source.split_above_mb * _MIB)
+
+    def _ranges(self, table: Table) -> Iterator[str]:
+        """Yield conditions that put every row into exactly one range."""
+        by, parts = ranges.column(table), self._parts(table)
+        if by is None or parts == 1:
+            return iter([""])
+        with self.borrow() as session:
+            self.pin(session, table)
+            evenly = ranges.evenly(session, table, by, parts)
+        return ranges.walk(self.borrow, table, by, parts) if evenly is None else iter(evenly)
+
+    def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
+        """Yield ``metadata`` as mydumper writes it, and the script that restores without Stepvault."""
+        objects = [s.object for s in stored]
+        yield Text("metadata", self._metadata(objects).encode(), {"kind": "metadata"}, "none")
+        script = restore_script(objects)
+        yield Text("restore.sh", script.encode(), {"kind": "script"}, "none")
+
+    def _metadata(self, objects: Sequence[StoredObject]) -> str:
+        position = self.facts["position"]
+        lines = [f"# Started dump at: {self._started:%Y-%m-%d %H:%M:%S}", "[config]"]
+        lines += ["quote-character = BACKTICK", ""]
+        if position:
+            lines += [
+                "[source]",
+                f"File = {position['file']}",
+                f"Position = {position['position']}",
+            ]
+            lines += [f"Executed_Gtid_Set = {position.get('gtid') or ''}", ""]
+        rows: dict[str, int] = {}
+        for stored in objects:
+            if stored.facts.get("kind") == "data":
+                label = f"{stored.facts['database']}.{stored.facts['name']}"
+                rows[label] = rows.get(label, 0) + (stored.rows or 0)
+        for table in self._contents.tables:
+            # The section has the alias too, as the files are named by it.
+            database, _, alias = self._names.table(table).partition(".")
+            lines += [f"[`{database}`.`{alias}`]", f"real_table_name={table.name}"]
+            lines += ["is_sequence = 1"] if table.kind == "sequence" else []
+            lines += [f"rows = {rows.get(table.label, 0)}", ""]
+        return "\n".join([*lines, f"# Finished dump at: {datetime.now(UTC):%Y-%m-%d %H:%M:%S}", ""])
+
+    @contextmanager
+    def borrow(self) -> Iterator[Session]:
+        """Lend a session of the snapshot to one thread."""
+        session = self._pool.get()
+        try:
+            yield session
+        finally:
+            if session.in_answer:  # the reader gave up in the middle: the next one must fail
+                session.cut()
+            self._pool.put(session)
+
+    def pin(self, session: Session, table: Table) -> None:
+        """Lock the table's definition for the session's transaction, and check that it is as expected.
+
+        Raises:
+            SourceChanged, SourceBusy.
+        """
+        if (session.id, table.label) in self._pinned:
+            return
+        session.run(f"SELECT 1 FROM {table.sql} LIMIT 0", f"table {table.label}")
+        now = meaning.normal(definitions.create_table(session, table))
+        same = now == self._contents.definitions[table.label]
+        # A table that was swapped in shows only the rows that it held when the snapshot was taken.
+        # The control session is asked: in the snapshot MySQL gives the time of the table before.
+        with self._asking:
+            created_at = created(self._control, table)
+        if not same or created_at != table.created:
+            raise SourceChanged(
+                f"table {table.label} was altered or replaced while the backup ran",
+                "Try again when no migration is under way",
+            )
+        self._pinned.add((session.id, table.label))
+
+    def who_blocks(self) -> str:
+        """Describe who most likely holds the lock that a reader waits for."""
+        return blocking(self._connection, [s.id for s in self._sessions])
+
+    def cancel(self) -> None:
+        """Break all connections, so that blocked readers raise."""
+        for session in self._sessions:
+            session.cut()
+
+    def close(self) -> None:
+        """Close all connections."""
+        for session in self._sessions:
+            session.close()
 
 
-def _position_of(session: Session) -> dict[str, Any]:
-    """The binlog position that the session's snapshot stands at (MariaDB with its binlog on)."""
-    if not session.mariadb:
-        return {}
-    # https://mariadb.com/kb/en/enhancements-for-start-transaction-with-consistent-snapshot/
-    said = {str(k).lower(): v for k, v in session.rows("SHOW STATUS LIKE 'binlog_snapshot_%'")}
-    name = said.get("binlog_snapshot_file")
-    if not name:
-        return {}
-    position = int(said["binlog_snapshot_position"])
-    return {"file": name, "position": position}
+#: By label: kind, columns, primary key and time of creation.
+_Shapes = dict[str, tuple[str, list[Column], list[str], str]]
 
 
-def gtid_at(session: Session, position: dict[str, Any]) -> str | None:
-    """MariaDB's GTID at a binlog position; None if the user may not know it."""
-    with suppress(StepvaultError):
-        name = str(position["file"]).replace("'", "''")
-        said = session.one(f"SELECT BINLOG_GTID_POS('{name}', {position['position']})")
-        return str(said[0]) if said and said[0] else None
-    return None
-
-
-def _written(control: Session) -> dict[str, Any]:
-    """Where the binlog stands while nobody can write; empty if it is off or not ours to know."""
-    # MySQL 8.4 renamed the statement: https://dev.mysql.com/doc/refman/8.4/en/show-binary-log-status.html
-    renamed = not control.mariadb and control.number >= (8, 2, 0)
-    try:
-        said = control.one("SHOW BINARY LOG STATUS" if renamed else "SHOW MASTER STATUS")
-    except StepvaultError:
-        return {}
-    if not said:
-        return {}
-    position: dict[str, Any] = {"file": said[0], "position": int(said[1])}
-    if not control.mariadb and len(said) > 4 and said[4]:
-        position["gtid"] = str(said[4]).replace("\n", "")
-    return position
+def _shapes(tables: Iterable[Table]) -> _Shapes:
+    """Return what must be the same before the definitions are read and after the snapshot."""
+    return {t.label: (t.kind, t.columns, t.key, t.created) for t in tables}

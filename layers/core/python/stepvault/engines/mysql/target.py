@@ -1,38 +1,74 @@
-"""Where a restore goes, and what of the backup goes there."""
+"""The target of a restore, and which parts of the backup go there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from hashlib import sha256
 from queue import SimpleQueue
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.mysql import definitions
-from stepvault.engines.mysql.connection import Session, connect, literal, quote, server_of
+from stepvault.engines.mysql import definitions, progress
 from stepvault.engines.mysql.inventory import matches, tables
+from stepvault.engines.mysql.session import Session, connect, quote, server_of
 from stepvault.errors import ConfigInvalid, TargetMissing, TargetNotEmpty
-from stepvault.records import StoredObject
+from stepvault.records import StoredObject, Unrestored
 
-#: Seconds; the loads of one table may stand in each other's way for a while.
+#: Seconds to wait for a lock: the loads of one table may block each other for a while.
 _LOCK_WAIT = 120
+
+
+_ROUTINES = ("function", "procedure", "package", "package body")
+#: What ``options.without`` may name: all of a kind, or one by KIND:NAME.
+_PLURAL = {
+    "views": ("view",),
+    "triggers": ("trigger",),
+    "routines": _ROUTINES,
+    "events": ("event",),
+}
+_SINGULAR = {**{k: v[0] for k, v in _PLURAL.items()}, "tables": "table", "procedures": "procedure"}
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """What of the backup is to be restored, and where to."""
+    """The objects to be restored, and the databases they go to."""
 
     objects: list[StoredObject]
     databases: dict[str, str]
-    """Original name to the target's."""
+    """The original name of each database, and its name in the target."""
+    without: Sequence[str] = ()
+    """``options.without``."""
+    fingerprint: str = ""
+    """A digest of the backup: the same for every attempt to restore it, or a part of it."""
 
     def of(self, kind: str) -> list[StoredObject]:
+        """Return the objects of one kind."""
         return [o for o in self.objects if o.facts["kind"] == kind]
 
     def target(self, stored: StoredObject) -> str:
+        """Return the database that the object goes to."""
         return self.databases[stored.facts["database"]]
 
+    @staticmethod
+    def program(stored: StoredObject, label: str) -> tuple[str, str]:
+        """Return kind and name of the trigger, routine or event with that label."""
+        if stored.facts["kind"] == "triggers":
+            return "trigger", label
+        kind = "package body" if label.startswith("package body ") else label.partition(" ")[0]
+        return kind, label.removeprefix(kind + " ")
+
+    def left_out(self, kind: str, stored: StoredObject, name: str) -> str:
+        """Return the value of ``without`` that leaves a thing out; empty if none does."""
+        for value in self.without:
+            what, colon, pattern = value.partition(":")
+            if colon and what == kind and matches(stored.facts["database"], name, [pattern]):
+                return value
+            if not colon and kind in _PLURAL.get(what, ()):
+                return value
+        return ""
+
     def names(self, database: str, *kinds: str) -> set[str]:
-        """Of objects of these kinds in the original database."""
+        """Return the names of the objects of these kinds in an original database."""
         return {
             o.facts["name"]
             for o in self.objects
@@ -41,12 +77,15 @@ class Chosen:
 
 
 def choose(job: RestoreJob) -> Chosen:
-    """Filter by ``options.only`` and settle the databases' names.
+    """Apply ``options.only`` and ``options.without``, and decide the names of the databases.
+
+    What ``without`` leaves out is reported.
 
     Raises:
-        ConfigInvalid: nothing matches, or one name is given for several databases.
+        ConfigInvalid: nothing matches, a kind is unknown, or one name is given for several databases.
     """
     only = job.options.only
+    _check_kinds(job.options.without)
     known = [o for o in job.objects if "database" in o.facts]
     objects = [
         o
@@ -74,31 +113,70 @@ def choose(job: RestoreJob) -> Chosen:
             f"database {renamed}: the backup holds {', '.join(originals)}",
             "Leave the name out, or choose the tables of one database with only",
         )
-    return Chosen(objects, {d: renamed or d for d in originals})
+    parts = sorted(f"{o.name} {o.raw_sha256}" for o in job.objects)
+    fingerprint = sha256("\n".join(parts).encode()).hexdigest()[:32]
+    databases = {d: renamed or d for d in originals}
+    chosen = Chosen(objects, databases, job.options.without, fingerprint)
+    return replace(chosen, objects=_without(job, chosen))
+
+
+def _check_kinds(without: Sequence[str]) -> None:
+    for value in without:
+        kind, colon, name = value.partition(":")
+        if not (kind in _SINGULAR.values() and name if colon else kind in {*_SINGULAR, "accounts"}):
+            raise ConfigInvalid(
+                f"without {value!r}: MySQL has no such kind",
+                f"Write {', '.join(_SINGULAR)} or, for a single one, KIND:NAME such as view:monthly",
+            )
+
+
+def _without(job: RestoreJob, chosen: Chosen) -> list[StoredObject]:
+    """Take out tables and views that are to be left out, with all that belongs to them."""
+    gone: set[tuple[str, str]] = set()
+    for stored in chosen.objects:
+        kind, name = stored.facts["kind"], stored.facts["name"]
+        labels = stored.facts.get("definitions", {}) if kind in {"post", "triggers"} else {}
+        things = [chosen.program(stored, label) for label in labels] or [(kind, name)]
+        for what, called in things:
+            if option := chosen.left_out(what, stored, called):
+                label = f"{chosen.target(stored)}.{called}"
+                reason = f"left out by --without {option}"
+                job.unrestored(Unrestored(kind=what, name=label, reason=reason, asked=True))
+                if (what, called) == (kind, name):
+                    gone.add((stored.facts["database"], name))
+    return [
+        o
+        for o in chosen.objects
+        if o.facts["kind"] in {"database", "post"}
+        or (o.facts["database"], o.facts["name"]) not in gone
+    ]
 
 
 def check_target(
     job: RestoreJob, session: Session, chosen: Chosen, original: str, target: str
 ) -> None:
-    """Refuse a target with data in the way; create a database that is not there."""
-    known = session.one(
-        f"SELECT 1 FROM information_schema.schemata WHERE schema_name = {literal(target)}"
-    )
-    if not known:
+    """Refuse a target that holds data in the way; create the database if it does not exist."""
+    schemata = session.rows("SELECT schema_name FROM information_schema.schemata")
+    if (session.fold(target),) not in schemata:
         _create_database(job, session, chosen, original, target)
-    there = {t.name: t for t in tables(session, target)}
-    made = chosen.names(original, "table", "view", "sequence")
-    for name in sorted(chosen.names(original, "data") - made):  # a backup without definitions
-        if name not in there:
+    present = {t.name: t for t in tables(session, target)}
+    begun = progress.begun(session, target, chosen.fingerprint)  # by an attempt that failed
+    created = {session.fold(n) for n in chosen.names(original, "table", "view", "sequence")}
+    data = {session.fold(n) for n in chosen.names(original, "data")}
+    for name in sorted(data - created):  # a backup without definitions
+        if name not in present:
             raise TargetMissing(
                 f"table {target}.{name} does not exist and the backup holds no definitions",
                 "Create the tables first, or restore a backup made with schema = true",
             )
-        if session.one(f"SELECT 1 FROM {there[name].sql} LIMIT 1") and not job.options.overwrite:
+        holds_rows = session.one(f"SELECT 1 FROM {present[name].sql} LIMIT 1")
+        if holds_rows and not (job.options.overwrite or begun):
             raise TargetNotEmpty(f"table {target}.{name} holds rows", "Empty it, or pass overwrite")
-    if job.options.overwrite:
+    if job.options.overwrite or begun:
         return
-    in_the_way = sorted(made & set(there) if job.options.only else set(there) if made else ())
+    in_the_way = sorted(
+        created & set(present) if job.options.only else set(present) if created else ()
+    )
     if in_the_way:
         named = ", ".join(in_the_way[:5]) + (" …" if len(in_the_way) > 5 else "")
         raise TargetNotEmpty(
@@ -121,7 +199,13 @@ def _create_database(
 def in_parallel[T, R](
     job: RestoreJob, items: Sequence[T], work: Callable[[Session, T], R]
 ) -> list[R]:
-    """Do the work on every item, each with a session of its own; the first error stops all."""
+    """Do the work on every item, on several sessions; the first error stops all.
+
+    Args:
+        job: the restore, which says how many connections.
+        items: what to work on.
+        work: called with a session that nobody else uses meanwhile, and an item.
+    """
     sessions: SimpleQueue[Session] = SimpleQueue()
     opened = [open_session(job) for _ in range(max(1, min(job.connections, len(items))))]
     for session in opened:
@@ -144,7 +228,8 @@ def in_parallel[T, R](
 
 
 def open_session(job: RestoreJob) -> Session:
-    session = connect(server_of(job.connection))
+    """Connect to the target, with foreign keys unchecked."""
+    session = connect(server_of(job.connection), target=True)
     session.run("SET SESSION foreign_key_checks=0")
     session.wait_for_locks(_LOCK_WAIT)
     return session
@@ -152,6 +237,7 @@ def open_session(job: RestoreJob) -> Session:
 
 @contextmanager
 def session_of(job: RestoreJob) -> Iterator[Session]:
+    """Connect to the target while the block lasts."""
     session = open_session(job)
     try:
         yield session

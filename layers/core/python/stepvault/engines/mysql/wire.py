@@ -1,7 +1,8 @@
-"""The server's answers, cut into rows faster than the driver does.
+"""Cut the server's answers into rows faster than the driver does.
 
-https://mariadb.com/kb/en/result-set-packets/: column count, column definitions, an end mark, a
-packet per row, an end mark. A packet has a header of four bytes (length, number).
+An answer consists of the column count, the column definitions, an end mark, a packet per row and an
+end mark; a packet has a header of four bytes (length, number):
+https://mariadb.com/kb/en/result-set-packets/.
 """
 
 import re
@@ -9,15 +10,16 @@ import socket
 from collections.abc import Iterator
 from typing import Protocol
 
-from stepvault.engines.mysql.connection import Session, fail
+from stepvault.engines.mysql.errors import fail
+from stepvault.engines.mysql.session import Session
 from stepvault.errors import SourceCorrupt, SourceUnsupported
 
-#: Bytes asked of the socket at a time.
+#: Bytes to receive from the socket at a time.
 RECEIVE = 256 * 1024
-#: What the server writes behind the text of a row that is a single field. A row's text holds no
-#: NUL, and no header reads so: the third byte of a length is small, and no text begins with DEL.
+#: What the server adds to the text of a row that is a single field. It occurs nowhere else: a row's
+#: text holds no NUL and does not begin with DEL, and the third byte of a length is small.
 ROW_END = b"\0\x7f\x7f\x7f"
-#: The header of such a row of less than a megabyte, and the length of its field.
+#: The header of such a row below one megabyte, and the length of its field.
 _HEADER = rb"(?s:..[\x00-\x0f].(?:[\x00-\xfa]|\xfc..|\xfd...))"
 _FIRST, _BORDER = re.compile(_HEADER), re.compile(ROW_END + _HEADER)
 _LONGEST_PACKET = 0xFFFFFF
@@ -25,27 +27,27 @@ _END, _ERROR = 0xFE, 0xFF
 
 
 class Reading(Protocol):
-    """What is read, and how."""
+    """What is read, and how its rows become lines."""
 
     what: str
-    """For messages, such as a table."""
+    """The thing that is read, such as a table, for messages."""
 
     @property
     def single(self) -> bool:
-        """Rows are one field, whose text is the line."""
+        """True if a row is a single field, whose text is the line."""
         ...
 
     def lines(self, packets: list[bytes]) -> list[bytes]:
-        """The lines of rows, from their packets."""
+        """Return the lines of rows, from their packets."""
         ...
 
 
 def answer(session: Session, query: str, plan: Reading) -> Iterator[list[bytes]]:
-    """The lines of the query's rows, in batches; ends at the server's own end mark only.
+    """Yield the lines of the query's rows in batches; end only at the server's end mark.
 
     Raises:
         SourceCorrupt: the server warns that it could not give a value as it is.
-        SourceBusy, SourceChanged and the others of ``connection``: the server says so.
+        SourceBusy, SourceChanged and others of ``errors``: the server reports an error.
     """
     wire = Wire(session.stream(query))
     head = True  # column count and definitions come first
@@ -74,12 +76,12 @@ def answer(session: Session, query: str, plan: Reading) -> Iterator[list[bytes]]
 
 
 def _is_end(packet: bytes) -> bool:
-    """An end mark; a row may start with the same byte, but is longer."""
+    """Tell an end mark from a row, which may start with the same byte but is longer."""
     return packet[0] == _END and len(packet) < 9
 
 
 class Wire:
-    """Cuts what comes through a socket into packets, many at a time."""
+    """Cuts the bytes of a socket into packets, many at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
@@ -87,9 +89,9 @@ class Wire:
         self._need = 4
 
     def packets(self) -> list[bytes]:
-        """The whole packets that are here, at least one, without their headers."""
-        found: list[bytes] = []
-        while not found:
+        """Return the packets that have arrived, at least one, without their headers."""
+        packets: list[bytes] = []
+        while not packets:
             data = self._received(self._need)
             at, end = 0, len(data)
             self._need = 4
@@ -103,16 +105,17 @@ class Wire:
                 if stop > end:
                     self._need = stop - at
                     break
-                found.append(packet)
+                packets.append(packet)
                 at = stop
             self._rest = data[at:]
-        return found
+        return packets
 
     def texts(self) -> list[bytes]:
-        """The whole rows of a single field that are here, none before anything else (NULL, the
-        end, a row of a megabyte): then ``packets`` goes on.
+        """Return the rows of a single field that have arrived.
 
-        Cut at the ends of rows all at once, in two thirds of the time of going from header to header.
+        Empty when anything else comes first (NULL, the end, a row above one megabyte): ``packets``
+        reads that. All rows are cut at once, which takes two thirds of the time that going from
+        header to header takes.
         """
         data = self._received(max(self._need, 5))
         self._rest, self._need = data, _packet(data)
@@ -127,24 +130,29 @@ class Wire:
         return rows
 
     def _received(self, need: int) -> bytes:
-        """At least so many bytes, beginning with those left over."""
+        """Return at least so many bytes, beginning with those left over."""
         parts, have = [self._rest], len(self._rest)
         while have < need:
             received = self._sock.recv(RECEIVE)
             if not received:
-                raise ConnectionResetError("the server closed the connection in mid-answer")
+                raise ConnectionResetError(
+                    "the server closed the connection in the middle of an answer"
+                )
             parts.append(received)
             have += len(received)
         return b"".join(parts)
 
 
 def _packet(data: bytes) -> int:
-    """Bytes of the packet that begins the data, as far as they tell."""
+    """Return the size of the packet that begins the data, or of its header if that is incomplete."""
     return 4 + int.from_bytes(data[:3], "little") if len(data) >= 4 else 4
 
 
 def _long(data: bytes, at: int) -> tuple[bytes, int]:
-    """A packet of 16 MB and more, sent in several, and where it stops (beyond data: not all here)."""
+    """Return a packet of 16 MB and more, which is sent in several, and where it stops.
+
+    If it stops behind the end of the data, it has not arrived completely.
+    """
     pieces = []
     while True:
         if at + 4 > len(data):
@@ -161,11 +169,11 @@ def _long(data: bytes, at: int) -> tuple[bytes, int]:
 
 def _raise(packet: bytes, session: Session, what: str) -> None:
     number = int.from_bytes(packet[1:3], "little")
-    said = packet[9:] if packet[3:4] == b"#" else packet[3:]
-    fail(number, said.decode("utf-8", "replace"), session.address, what)
+    text = packet[9:] if packet[3:4] == b"#" else packet[3:]
+    fail(number, text.decode("utf-8", "replace"), session.address, what)
 
 
-#: Warnings that say a value was not given as it is.
+#: Warnings that a value could not be given exactly.
 _LOSSES = {1300, 1301, 1366, 1977, 3719}
 
 
@@ -173,12 +181,12 @@ def _check_warnings(session: Session, what: str) -> None:
     warnings = session.rows("SHOW WARNINGS")
     if not warnings:
         raise SourceUnsupported(
-            f"{what}: the server has warnings, but keeps none to be read",
+            f"{what}: the server has warnings, but its max_error_count keeps none",
             "SET GLOBAL max_error_count=1024, as is the default",
         )
-    for _, number, said in warnings:
+    for _, number, text in warnings:
         if number in _LOSSES:
             raise SourceCorrupt(
-                f"{what}: the server could not give every value as it is: {number} {said}",
+                f"{what}: the server could not give every value exactly: {number} {text}",
                 "Repair the value, or leave the table out with exclude_tables",
             )

@@ -1,6 +1,6 @@
-"""What a source's filters leave out, and what cannot stay without it.
+"""Find what a source's filters leave out, and what cannot stay without it.
 
-A table that is left out takes along what rests on it: views, foreign keys that point to it,
+A table that is left out takes along what depends on it: views, foreign keys that point to it,
 functions that return its rows. These are left out too and named in a warning, so that the
 archive restores as it is.
 """
@@ -16,10 +16,10 @@ from stepvault.engines.postgres.toc import Entry, Toc
 from stepvault.errors import ConfigInvalid
 from stepvault.settings import PostgresSource
 
-#: Everything that pg_depend says rests on these tables. A view rests on its _RETURN rule the
-#: wrong way round, a table's row type rests on the table. A sequence that another table's default
-#: asks stays, though it is owned by one of these. A foreign key to a partitioned table needs all
-#: its partitions: the keys that lead to these have it as their parent.
+#: Everything that depends on these tables according to pg_depend. A view depends on its _RETURN
+#: rule the wrong way round, a table's row type depends on the table. A sequence that another
+#: table's default uses stays, though it is owned by one of these. A foreign key to a partitioned
+#: table needs all its partitions: the keys that lead to these have it as their parent.
 _DEPENDENTS = """
 WITH RECURSIVE gone (classid, objid) AS (
   SELECT 'pg_catalog.pg_class'::pg_catalog.regclass::oid, oid
@@ -101,14 +101,14 @@ class Losses:
     attached: tuple[bytes, ...]
     """How definitions begin that attach partitions to what is left out."""
     needed: dict[tuple[bytes, bytes], str]
-    """What may stand within a wanted table's own definition, and what to say of it then."""
+    """What may stand within a wanted table's own definition, and the error message for it."""
     warnings: list[str]
 
 
 def losses(
     opened: Session, kept: Sequence[Table], left_out: Sequence[Table], source: PostgresSource
 ) -> Losses:
-    """What cannot be restored without the tables that the filters leave out.
+    """Find what cannot be restored without the tables that the filters leave out.
 
     Raises:
         ConfigInvalid: a table that is wanted inherits from one that is not, or hides its rows
@@ -116,7 +116,7 @@ def losses(
     """
     if not left_out:
         return Losses([], frozenset(), (), {}, [])
-    said = f"tables = {source.tables} and exclude_tables = {source.exclude_tables}"
+    settings = f"tables = {source.tables} and exclude_tables = {source.exclude_tables}"
     by_oid = {t.oid: t for t in kept}
     views: list[bytes] = []
     objects: set[tuple[bytes, bytes]] = set()
@@ -132,13 +132,13 @@ def losses(
             )
         if restricts and owner in by_oid and source.with_schema:
             raise ConfigInvalid(
-                f"{text(description)} hides rows by a table that {said} leave out",
+                f"{text(description)} hides rows by a table that {settings} leave out",
                 "Take both or leave out both",
             )
         objects.add((b"%d" % classid, b"%d" % oid))
         if inline and owner in by_oid and source.with_schema:
             needed[b"%d" % classid, b"%d" % oid] = (
-                f"{text(description)} rests on a table that {said} leave out"
+                f"{text(description)} depends on a table that {settings} leave out"
             )
         if quoted is not None:
             views.append(bytes(quoted))
@@ -148,7 +148,9 @@ def losses(
     for (parent,) in opened.execute(_PARENTS, [[t.oid for t in left_out]]):
         attached += [b"ALTER TABLE ONLY %b ATTACH" % parent, b"ALTER INDEX %b ATTACH" % parent]
     warnings = [f"{len(left_out)} tables are left out by the source's filters"]
-    warnings += [f"left out because it rests on a table left out: {name}" for name in sorted(named)]
+    warnings += [
+        f"left out because it depends on a table left out: {name}" for name in sorted(named)
+    ]
     return Losses(views, frozenset(objects), tuple(attached), needed, warnings)
 
 
@@ -158,8 +160,8 @@ def apply(archive: Toc, lost: Losses) -> None:
     Raises:
         ConfigInvalid: it stands within the definition of a table that is wanted.
     """
-    found = {(e.table_oid, e.oid) for e in archive.entries}
-    inseparable = sorted(said for key, said in lost.needed.items() if key not in found)
+    there = {(e.table_oid, e.oid) for e in archive.entries}
+    inseparable = sorted(text for key, text in lost.needed.items() if key not in there)
     if inseparable:
         raise ConfigInvalid(
             inseparable[0], "Take both or leave out both, or alter the table that is taken"

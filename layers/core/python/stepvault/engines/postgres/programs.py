@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs as children: found on PATH, fed and watched, never left behind."""
+"""Run PostgreSQL's own programs: find them on PATH, feed and watch them, always end them."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from stepvault.engines.base import Connection
-from stepvault.engines.postgres.failures import from_program
+from stepvault.engines.postgres.errors import from_program
 from stepvault.errors import OutOfTime, SourceUnsupported
 
 #: The oldest whose programs read and write our archives (zstd; --filter of pg_dump).
@@ -25,7 +25,7 @@ _FIX = (
 
 
 def find(program: str) -> str:
-    """The path of one of PostgreSQL's programs.
+    """Find one of PostgreSQL's programs on PATH.
 
     Raises:
         SourceUnsupported: it is not on PATH, or too old.
@@ -39,35 +39,44 @@ def find(program: str) -> str:
 
 
 def client_version() -> int:
-    """Major version of the pg_dump on PATH."""
+    """Ask the pg_dump on PATH for its major version."""
     return _version(find("pg_dump"))
 
 
-@cache
+def client_release() -> str:
+    """Ask the pg_dump on PATH for its whole version, ``18.6``."""
+    return _release(find("pg_dump"))
+
+
 def _version(path: str) -> int:
-    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"(\d+)(\.\d+)?", said)
-    if found is None:
-        raise SourceUnsupported(f"{path} --version says {said.strip()!r}, not a version", _FIX)
-    return int(found[1])
+    return int(_release(path).split(".")[0])
+
+
+@cache
+def _release(path: str) -> str:
+    answer = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    match = re.search(r"(\d+)(\.\d+)?", answer)
+    if match is None:
+        raise SourceUnsupported(f"{path} --version says {answer.strip()!r}, not a version", _FIX)
+    return match[0]
 
 
 def dsn(connection: Connection, scratch: Path, database: str | None = None) -> str:
-    """A connection string without the password, which goes into a file only we can read."""
+    """Write a connection string; the password goes into a file that only we can read."""
     passfile = scratch / ".pgpass"
     if connection.password is not None and not passfile.exists():
         escaped = connection.password.replace("\\", "\\\\").replace(":", "\\:")
-        # Made elsewhere and moved: another thread must not read half of it.
-        descriptor, made = tempfile.mkstemp(dir=scratch)
+        # Written elsewhere, then renamed: another thread must not read half of it.
+        descriptor, temporary = tempfile.mkstemp(dir=scratch)
         with os.fdopen(descriptor, "w") as file:
             file.write(f"*:*:*:*:{escaped}\n")
-        Path(made).rename(passfile)
+        Path(temporary).rename(passfile)
     settings = parameters(connection, database) | {"passfile": str(passfile)}
     return " ".join(f"{name}={_quoted(value)}" for name, value in settings.items())
 
 
 def parameters(connection: Connection, database: str | None = None) -> dict[str, str | int]:
-    """libpq's parameters for that connection, without the password."""
+    """List libpq's parameters for that connection, without the password."""
     settings: dict[str, str | int | None] = {
         "host": connection.host,
         "port": connection.port or 5432,
@@ -90,7 +99,7 @@ def parameters(connection: Connection, database: str | None = None) -> dict[str,
 
 
 class Children:
-    """The children of one job, so that another thread can end them all."""
+    """The programs that one job runs, so that another thread can end them all."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -103,17 +112,19 @@ class Children:
         feed: bool = False,
         read: bool = False,
         buffer: int = 0,
-        errors: IO[bytes] | None = None,
+        stderr: IO[bytes] | None = None,
     ) -> subprocess.Popen[bytes]:
-        """Start a child whose stderr is kept for its error message: in the file ``errors``, or in
-        a pipe, which blocks the child once it is full."""
+        """Start a program whose standard error is kept for its error message.
+
+        It goes into the file ``stderr``, or into a pipe, which blocks the program once it is full.
+        """
         with self._lock:
             self.check()
             child = subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if read else subprocess.DEVNULL,
-                stderr=subprocess.PIPE if errors is None else errors,
+                stderr=subprocess.PIPE if stderr is None else stderr,
                 bufsize=buffer,
             )
             self._running.add(child)
@@ -139,7 +150,7 @@ class Children:
 
     @contextmanager
     def within(self, seconds: float) -> Iterator[None]:
-        """Cancel should the block take longer than that."""
+        """Cancel if the block takes longer than that."""
         timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), self.cancel)
         timer.daemon = True
         timer.start()
@@ -166,21 +177,21 @@ def run(
     What it warns of is added to ``warnings``, if given.
 
     Raises:
-        StepvaultError: it failed; the class follows from what it said.
+        StepvaultError: it failed; the class follows from its messages.
         OutOfTime: the job's time ran out first.
     """
     child = children.start([find(arguments[0]), *arguments[1:]], read=True)
     try:
         seconds = remaining()
         try:
-            out, said = child.communicate(timeout=None if seconds == float("inf") else seconds)
+            out, messages = child.communicate(timeout=None if seconds == float("inf") else seconds)
         except subprocess.TimeoutExpired:
             raise OutOfTime(f"{arguments[0]} was still running when the time ran out") from None
         children.check()
         if child.returncode:
-            raise from_program(arguments[0], said.decode(errors="replace"), connection)
+            raise from_program(arguments[0], messages.decode(errors="replace"), connection)
         if warnings is not None:
-            lines = said.decode(errors="replace").splitlines()
+            lines = messages.decode(errors="replace").splitlines()
             warnings += [x for x in lines if re.match(r"\w+: warning: ", x)]
         return out
     finally:

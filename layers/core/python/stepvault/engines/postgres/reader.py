@@ -1,9 +1,9 @@
-"""Read rows fast: COPY through psql and a pipe, counted and hashed by the megabyte.
+r"""Read rows fast: COPY through psql and a pipe, counted and hashed by the megabyte.
 
-psql costs a third of what Python's own loop over rows costs on narrow rows, and costs it in
-another process, so that several streams do not queue for one interpreter (decision 0002). One
+psql takes a third of the CPU time of a loop over rows in Python on narrow rows, and in another
+process, so that several streams do not wait for one interpreter (decision 0002). One
 psql serves one connection for the whole backup; after each COPY it prints a line that no row
-can look like (``\\.`` and the count of the server's completion tag), as a backslash in data is
+can look like (``\.`` and the count of the server's completion tag), as a backslash in data is
 always doubled.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import xxhash
 
 from stepvault.engines.base import Connection
-from stepvault.engines.postgres import failures, programs
+from stepvault.engines.postgres import errors, programs
 from stepvault.engines.row_digest import Sums
 from stepvault.errors import SourceUnreachable, StepvaultError
 
@@ -34,7 +34,7 @@ _NEWLINE = 10
 
 @dataclass
 class Content:
-    """Rows seen so far and what they hold, whatever their order."""
+    """Count and digest of the rows so far, whatever their order."""
 
     sums: Sums = field(default_factory=Sums)
     _unfinished: Any = None
@@ -143,7 +143,7 @@ class Reader:
             block[: filled - cut] = block[cut:filled]
             filled -= cut
         if int(end[1]) != content.sums.rows:
-            raise failures.short(label, int(end[1]), content.sums.rows)
+            raise errors.short(label, int(end[1]), content.sums.rows)
         self.broken = False
 
     def close(self) -> None:
@@ -154,20 +154,20 @@ class Reader:
 
     @staticmethod
     def _cut(block: bytearray) -> int:
-        """How much of a full block to hand on: not what may be the beginning of the end."""
+        """Find how much of a full block to hand on: not what may be the start of the end mark."""
         last = block.rfind(b"\n") + 1
         return last if len(block) - last < _LONGEST_END else len(block)
 
     def _failure(self) -> StepvaultError:
-        """Why psql ended."""
+        """Explain why psql ended."""
         self._children.check()
         try:
-            said = self._child.stderr.read() if self._child.stderr else b""
+            message = self._child.stderr.read() if self._child.stderr else b""
             self._child.wait(10)
         except subprocess.TimeoutExpired:
-            said = b"psql closed its output and did not end"
-        if said.strip():
-            return failures.from_program("psql", said.decode(errors="replace"), self._connection)
+            message = b"psql closed its output and did not end"
+        if message.strip():
+            return errors.from_program("psql", message.decode(errors="replace"), self._connection)
         return SourceUnreachable(
             f"psql ended with code {self._child.returncode} in the middle of a table",
             "Try again; if memory ran out, raise the function's memory",

@@ -1,4 +1,4 @@
-"""Which entries of an archive a restore takes, and which roles they need."""
+"""Choose the entries of an archive that a restore takes, and find the roles that they need."""
 
 import re
 from collections.abc import Sequence
@@ -18,14 +18,14 @@ _COMPANIONS = {
     b"SEQUENCE OWNED BY",
     b"TABLE ATTACH",
 }
-#: Made anew even where something of that name exists: then it is an error to say so.
+#: Made even where something of that name exists: the server's error then tells the person.
 _OF_TABLES = _COMPANIONS | {b"TABLE"} | SETTINGS
 _FOLLOWERS = {b"ACL", b"COMMENT", b"SECURITY LABEL", b"SEQUENCE SET"}
 _GRANTEE = re.compile(rb'\bTO ("(?:[^"]|"")+"|[^\s";]+)(?: WITH GRANT OPTION)?;')
 
 
 def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
-    """The entries to restore, in the archive's order: all, or some tables and what they need.
+    """Choose the entries to restore, in the archive's order: all, or some tables and what they need.
 
     Raises:
         ConfigInvalid: a pattern fits no table of the backup, or one whose rows need another.
@@ -35,32 +35,41 @@ def choose(archive: Toc, only: Sequence[str]) -> list[Entry]:
         return entries
     parents = _parents(entries)
     chosen = _tables(entries, only, parents)
+    # Rows come after those of extensions' tables, and are as well without them.
+    rows = {e.dump_id for e in entries if e.kind == b"TABLE DATA"}
     known = {e.dump_id: _alone(e, parents, chosen) for e in entries}
-    strangers = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
-    _require_company(entries, chosen, strangers, known)
+    for dump_id in rows & known.keys():
+        entry = known[dump_id]
+        others = [d for d in entry.dependencies if d not in rows]
+        known[dump_id] = replace(entry, dependencies=others)
+    unchosen = {e.dump_id for e in entries if e.kind == b"TABLE"} - chosen
+    _require_dependencies(entries, chosen, unchosen, known)
     kept = {e.dump_id for e in entries if e.kind in SETTINGS} | chosen
     for dump_id in chosen:
         kept |= _needed(dump_id, known)
-    grew = True
-    while grew:
-        grew = False
+    growing = True
+    while growing:
+        growing = False
         for entry in entries:
-            if entry.dump_id in kept or not kept.intersection(entry.dependencies):
+            if entry.dump_id in kept or not kept.intersection(known[entry.dump_id].dependencies):
                 continue
             if entry.section == SECTION_PRE_DATA and entry.kind not in _COMPANIONS:
                 continue
             if entry.section != SECTION_PRE_DATA and not _about(entry, chosen, kept, known):
                 continue
             needed = _needed(entry.dump_id, known)
-            if not needed & strangers:
+            if not needed & unchosen:
                 kept |= needed
-                grew = True
+                growing = True
     return [e for e in entries if e.dump_id in kept]
 
 
 def missing_from(entries: Sequence[Entry], there: Sequence[Entry]) -> list[Entry]:
-    """The chosen entries without what the target has already: schemas, types, functions, shared
-    sequences, and what is said about them. Tables are always made."""
+    """Drop from the chosen entries what the target has already.
+
+    Those are schemas, types, functions and shared sequences, with their comments and privileges.
+    Tables are always made.
+    """
     existing = {(e.kind, e.namespace, e.tag) for e in there}
     owned = {d for e in entries if e.kind == b"SEQUENCE OWNED BY" for d in e.dependencies}
     skipped: set[int] = set()
@@ -79,39 +88,39 @@ def missing_from(entries: Sequence[Entry], there: Sequence[Entry]) -> list[Entry
 
 
 def roles(entries: Sequence[Entry]) -> list[str]:
-    """Owners and grantees that must exist where these entries are restored."""
-    found = {e.owner.decode(errors="replace") for e in entries if e.owner}
+    """List the owners and grantees that must exist where these entries are restored."""
+    names = {e.owner.decode(errors="replace") for e in entries if e.owner}
     for entry in entries:
         if entry.kind in (b"ACL", b"DEFAULT ACL"):
             for match in _GRANTEE.finditer(entry.definition or b""):
                 name = match[1].decode(errors="replace")
-                found.add(name[1:-1].replace('""', '"') if name.startswith('"') else name)
-    return sorted(found - {"PUBLIC"})
+                names.add(name[1:-1].replace('""', '"') if name.startswith('"') else name)
+    return sorted(names - {"PUBLIC"})
 
 
 def _alone(entry: Entry, parents: dict[int, int], chosen: set[int]) -> Entry:
-    """A partition chosen without what it is a part of is a table like any other."""
+    """Make a partition that is chosen without its parent a table like any other."""
     parent = parents.get(entry.dump_id)
     if parent is None or parent in chosen:
         return entry
     return replace(entry, dependencies=[d for d in entry.dependencies if d != parent])
 
 
-def _require_company(
-    entries: Sequence[Entry], chosen: set[int], strangers: set[int], known: dict[int, Entry]
+def _require_dependencies(
+    entries: Sequence[Entry], chosen: set[int], unchosen: set[int], known: dict[int, Entry]
 ) -> None:
-    """Raises ConfigInvalid if a chosen table or its rows cannot be without another table."""
+    """Raise ConfigInvalid if a chosen table or its rows cannot be without another table."""
     for entry in entries:
         needed = set(entry.dependencies)
-        if entry.kind == b"TABLE DATA" and needed & chosen and needed & strangers:
-            root = _label(known[min(needed & strangers)])
+        if entry.kind == b"TABLE DATA" and needed & chosen and needed & unchosen:
+            root = _label(known[min(needed & unchosen)])
             raise ConfigInvalid(
                 f"rows of {_label(entry)} can be loaded through {root} alone, which sorts them by "
                 "the hash of an enum",
                 f"Name {root}: its partitions come with it",
             )
     for dump_id in sorted(chosen):
-        if missing := _needed(dump_id, known) & strangers:
+        if missing := _needed(dump_id, known) & unchosen:
             other = _label(known[min(missing)])
             raise ConfigInvalid(
                 f"table {_label(known[dump_id])} cannot be made without {other}", "Name both"
@@ -132,24 +141,24 @@ def _tables(entries: Sequence[Entry], only: Sequence[str], parents: dict[int, in
                 "Write schema.table, with * and ? as wildcards",
             )
         chosen |= fitting
-    grew = True
-    while grew:  # a partitioned table's rows are those of its partitions, and theirs
+    growing = True
+    while growing:  # a partitioned table's rows are those of its partitions, and theirs
         more = {child for child, parent in parents.items() if parent in chosen}
-        grew = not more <= chosen
+        growing = not more <= chosen
         chosen |= more
     return chosen
 
 
 def _parents(entries: Sequence[Entry]) -> dict[int, int]:
-    """Of each partition the table that it is attached to."""
+    """Map each partition to the table that it is attached to."""
     names = {e.dump_id: (e.namespace, e.tag) for e in entries if e.kind == b"TABLE"}
-    found: dict[int, int] = {}
+    parents: dict[int, int] = {}
     for entry in entries:
         if entry.kind == b"TABLE ATTACH":  # named after the partition
             involved = set(entry.dependencies) & names.keys()
             own = {d for d in involved if names[d] == (entry.namespace, entry.tag)}
-            found |= {child: parent for child in own for parent in involved - own}
-    return found
+            parents |= {child: parent for child in own for parent in involved - own}
+    return parents
 
 
 def _label(entry: Entry) -> str:
@@ -157,19 +166,19 @@ def _label(entry: Entry) -> str:
 
 
 def _needed(dump_id: int, known: dict[int, Entry]) -> set[int]:
-    """The entry and all it rests on."""
-    found: set[int] = set()
+    """Collect the entry and all that it depends on."""
+    needed: set[int] = set()
     pending = [dump_id]
     while pending:
         current = pending.pop()
-        if current in known and current not in found:
-            found.add(current)
+        if current in known and current not in needed:
+            needed.add(current)
             pending += known[current].dependencies
-    return found
+    return needed
 
 
 def _about(entry: Entry, chosen: set[int], kept: set[int], known: dict[int, Entry]) -> bool:
-    """Whether a piece of data or post-data concerns a chosen table or something kept with it."""
+    """Tell whether an entry of data or post-data concerns a chosen table or something kept with it."""
     return any(
         d in chosen or (d in kept and known[d].kind not in (b"SCHEMA", b"FUNCTION", b"TYPE"))
         for d in entry.dependencies

@@ -1,10 +1,10 @@
-"""Connections to the server: how they are made, set up and refused."""
+"""Connect to the server, set up sessions, refuse poolers."""
 
 import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Connection
-from stepvault.engines.postgres import failures, programs
+from stepvault.engines.postgres import errors, programs
 from stepvault.errors import SourceUnsupported
 
 #: Seconds to wait for a table's lock before naming who holds it.
@@ -28,7 +28,7 @@ _PRINTED = ("SET TimeZone = 'UTC'", "SET bytea_output = hex")
 
 
 def connect(connection: Connection, database: str | None = None) -> Session:
-    """A session in autocommit, without our settings yet.
+    """Open a session in autocommit, without our settings yet.
 
     Raises:
         SourceUnreachable, SourceDenied, SourceMissing, SourceBusy: it cannot be made.
@@ -38,11 +38,11 @@ def connect(connection: Connection, database: str | None = None) -> Session:
         return psycopg.connect(password=connection.password, autocommit=True, **settings)  # type: ignore[arg-type]
     except psycopg.Error as error:
         # "from None": libpq's text is in the message, the parameters stay out of it.
-        raise failures.from_connecting(error, connection, database) from None
+        raise errors.from_connecting(error, connection, database) from None
 
 
 def statements(server_version: int) -> list[str]:
-    """The SQL that sets up a session."""
+    """List the SQL that sets up a session."""
     more = [f"SET lock_timeout = {round(LOCK_TIMEOUT * 1000)}"]
     if server_version >= 140000:
         more.append("SET idle_session_timeout = 0")
@@ -60,20 +60,27 @@ def set_up(session: Session) -> None:
 
 
 def text(value: str | bytes) -> str:
-    """Text of the server; psycopg gives bytes where the database has no encoding (SQL_ASCII)."""
+    """Decode text of the server; it is bytes where the database has no encoding (SQL_ASCII)."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value
 
 
+def value(opened: Session, query: str) -> str:
+    """Run a query and give its first value as text, empty when there is no row."""
+    row = opened.execute(query).fetchone()
+    first = row[0] if row else ""
+    return text(first) if isinstance(first, bytes) else str(first)
+
+
 def backend(session: Session) -> int:
-    """The process on the server that serves us right now."""
+    """Ask which process on the server serves us right now."""
     row = session.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
     return int(row[0]) if row else 0
 
 
 def refuse_transaction_pooler(connection: Connection, first: Session) -> None:
-    """A pooler that hands out servers per transaction loses settings, locks and snapshots.
+    """Refuse a pooler that hands out servers per transaction: it loses settings, locks, snapshots.
 
-    Behind one, the process that answers is not the one libpq was told of when it connected,
+    Behind one, the process that answers is not the one that libpq knows from connecting,
     and another session gets hold of the process that ``first`` just used.
 
     Raises:
@@ -95,7 +102,7 @@ def refuse_transaction_pooler(connection: Connection, first: Session) -> None:
 
 
 def script(server_version: int, encoding: str) -> bytes:
-    """The same for the psql that reads rows."""
+    """Write the SQL that sets up a psql that reads rows."""
     lines = [
         *statements(server_version),
         *_PRINTED,

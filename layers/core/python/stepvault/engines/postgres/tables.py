@@ -1,4 +1,4 @@
-"""Which tables there are, which of them are wanted, and locks on them."""
+"""List the tables, choose those wanted, lock them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 import psycopg
 from psycopg import Connection as Session
 
-from stepvault.engines.postgres import failures, session
+from stepvault.engines.postgres import errors, session
 from stepvault.engines.postgres.session import text
 from stepvault.errors import SourceBusy, SourceDenied
 
 #: Names come as bytes in the database's encoding: in SQL_ASCII there is no text. The privilege is
-#: NULL for a table dropped since the snapshot: not denied, and whoever locks it will see.
+#: NULL for a table dropped since the snapshot: not denied; locking it will fail.
 _SELECT = """
 SELECT c.oid::pg_catalog.int8, c.relkind::pg_catalog.text,
        pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
@@ -113,12 +113,12 @@ class Wanted:
 
 
 def listed(opened: Session, kinds: Sequence[str] = ("r", "p")) -> list[Table]:
-    """The user's tables, without those that belong to an extension."""
+    """List the user's tables, without those that belong to an extension."""
     return _tables(opened, _LIST, kinds)
 
 
 def configured(opened: Session) -> list[Table]:
-    """Extensions' configuration tables, whose rows pg_dump reads."""
+    """List extensions' configuration tables, whose rows pg_dump reads."""
     return _tables(opened, _CONFIGURED, ("r", "p"))
 
 
@@ -135,8 +135,10 @@ def _tables(opened: Session, query: str, kinds: Sequence[str]) -> list[Table]:
 
 
 def choose(tables: Sequence[Table], only: Sequence[str], but: Sequence[str]) -> Wanted:
-    """Sort tables by the source's patterns; what is said of a partitioned table is said of its
-    partitions."""
+    """Sort tables by the source's patterns.
+
+    A pattern that fits a partitioned table fits its partitions, too.
+    """
     wanted = Wanted()
     by_oid = {t.oid: t for t in tables}
     for table in tables:
@@ -148,7 +150,7 @@ def choose(tables: Sequence[Table], only: Sequence[str], but: Sequence[str]) -> 
 
 
 def lineage(table: Table, by_oid: Mapping[int, Table]) -> list[Table]:
-    """The table and the partitioned tables above it, its own first, as far as they are known."""
+    """List the table and the partitioned tables above it, as far as they are known."""
     line = [table]
     while (parent := by_oid.get(line[-1].parent or 0)) is not None:
         line.append(parent)
@@ -156,7 +158,7 @@ def lineage(table: Table, by_oid: Mapping[int, Table]) -> list[Table]:
 
 
 def matches(label: str, patterns: Sequence[str]) -> bool:
-    """Whether ``schema.table`` fits one of the patterns; without a schema, public is meant."""
+    """Tell whether ``schema.table`` fits one of the patterns; without a schema, public is meant."""
     return any(_regex(p if "." in p else f"public.{p}").fullmatch(label) for p in patterns)
 
 
@@ -169,23 +171,25 @@ def _regex(pattern: str) -> re.Pattern[str]:
 def storage(
     opened: Session, tables: Sequence[Table], roots: Mapping[int, Table]
 ) -> dict[int, Storage]:
-    """Columns and sizes by oid; the tables must be locked, or this waits for others' locks.
+    """Look up columns and sizes by oid.
 
     Args:
+        opened: a session.
+        tables: those to look up; they must be locked, or this waits for others' locks.
         roots: tables whose columns' order is to be that of a partition, by the partition's oid:
             it may have them in another, but a row must look the same wherever it is.
     """
     asked = [t.oid for t in (*tables, *roots.values())]
     rows = opened.execute(_COLUMNS, [asked]).fetchall()
-    found = {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
+    by_oid = {r[0]: Storage(bytes(r[1]), r[2], r[3], bytes(r[4])) for r in rows}
     for table in tables:
         if root := roots.get(table.oid):
-            found[table.oid] = replace(found[table.oid], columns=found[root.oid].columns)
-    return found
+            by_oid[table.oid] = replace(by_oid[table.oid], columns=by_oid[root.oid].columns)
+    return by_oid
 
 
 def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:
-    """The file on the server of each table, by oid: another one after a TRUNCATE."""
+    """Look up the file on the server of each table, by oid: another one after a TRUNCATE."""
     query = (
         "SELECT oid::pg_catalog.int8, relfilenode::pg_catalog.int8 FROM pg_catalog.pg_class"
         " WHERE oid = ANY (%s)"
@@ -194,8 +198,10 @@ def files(opened: Session, tables: Sequence[Table]) -> dict[int, int]:
 
 
 def rerouted(opened: Session) -> set[int]:
-    """Partitioned tables whose rows may belong to another partition in another database: the hash
-    of an enum's value is that of its oid, also within an array, a row or a range."""
+    """Find partitioned tables whose rows may belong to another partition in another database.
+
+    The hash of an enum's value is that of its oid, also within an array, a row or a range.
+    """
     query = """
     SELECT t.partrelid::pg_catalog.int8 FROM pg_catalog.pg_partitioned_table t
     WHERE t.partstrat = 'h' AND EXISTS (
@@ -207,7 +213,7 @@ def rerouted(opened: Session) -> set[int]:
 
 
 def enum_labels(opened: Session) -> dict[int, bytes]:
-    """The values of all enum types: COPY prints what they are called now, not at the snapshot."""
+    """Look up the values of all enum types: COPY prints their names of now, not of the snapshot."""
     query = (
         "SELECT oid::pg_catalog.int8, pg_catalog.convert_to(enumlabel,"
         " pg_catalog.getdatabaseencoding()) FROM pg_catalog.pg_enum"
@@ -216,7 +222,7 @@ def enum_labels(opened: Session) -> dict[int, bytes]:
 
 
 def check_readable(tables: Sequence[Table]) -> None:
-    """Raises SourceDenied, naming the tables that the user may not read."""
+    """Raise SourceDenied, naming the tables that the user may not read."""
     denied = [t.label for t in tables if not t.readable]
     if denied:
         some = ", ".join(denied[:5]) + (f" and {len(denied) - 5} more" if denied[5:] else "")
@@ -228,16 +234,17 @@ def check_readable(tables: Sequence[Table]) -> None:
 
 
 def lock_statement(tables: Sequence[Table]) -> bytes:
-    """Holds off everything that could take rows away behind a snapshot's back."""
+    """Write the statement that holds off whatever could take rows away despite a snapshot."""
     return b"LOCK TABLE " + b", ".join(t.quoted for t in tables) + b" IN ACCESS SHARE MODE"
 
 
 def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
-    """Take the locks, or say who stands in the way.
+    """Take the locks, or name what is in the way.
 
     Raises:
-        SourceBusy: the lock was not to be had in time; names the statement that holds it.
+        SourceBusy: the lock could not be had in time; names the statement that holds it.
         psycopg.errors.UndefinedTable: one of them has just been dropped or renamed.
+        psycopg.errors.OutOfMemory: the server has no room for so many locks.
     """
     if not tables:
         return
@@ -245,14 +252,18 @@ def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
         opened.execute(lock_statement(tables))
     except psycopg.errors.LockNotAvailable:
         raise blocked(watcher, tables) from None
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
+    except (
+        psycopg.errors.UndefinedTable,
+        psycopg.errors.InvalidSchemaName,
+        psycopg.errors.OutOfMemory,
+    ):
         raise
     except psycopg.Error as error:
-        raise failures.from_server(error, "cannot lock the tables") from error
+        raise errors.from_server(error, "cannot lock the tables") from error
 
 
 def blocked(watcher: Session, tables: Sequence[Table]) -> SourceBusy:
-    """The error for a lock that was not to be had, with its holder if still there."""
+    """Explain a lock that could not be had, with its holder if it is still there."""
     row = watcher.execute(_BLOCKERS, [[t.oid for t in tables]]).fetchone()
     holder = (
         f"process {row[0]} of {text(row[1])} ({text(row[2])}) holds or wants it exclusively: "

@@ -1,12 +1,5 @@
-"""The database to restore into: made if need be, empty or refused, with a note of what is done.
+"""Prepare the database to restore into: create it if need be, refuse one that holds data."""
 
-While a restore goes on, the schema ``stepvault_restore`` of the target holds one row per
-finished step, written in the same transaction as the step itself: a task that runs again after
-a crash skips what has been committed, and nothing is ever loaded twice. The last task drops it.
-"""
-
-import logging
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +10,7 @@ from psycopg import Connection as Session
 from psycopg import sql
 
 from stepvault.engines.base import Connection, RestoreJob
-from stepvault.engines.postgres import failures, programs, session, toc
+from stepvault.engines.postgres import errors, programs, session, toc
 from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import (
     ConfigInvalid,
@@ -27,10 +20,7 @@ from stepvault.errors import (
     TargetNotEmpty,
 )
 
-log = logging.getLogger(__name__)
-
-NOTES = "stepvault_restore"
-#: Comment of a database that a plan has made, until the restore's end.
+#: Comment of a database that a plan has created, until the restore's end.
 _OURS = "Made by a Stepvault restore that has not ended"
 
 _HOLDS = """
@@ -60,14 +50,6 @@ WHERE name !~ '^pg_' AND name !~ '^information_schema[.]'
 ORDER BY rank, name LIMIT 4
 """
 
-#: Where statements about a database name it, quoted or not.
-_ABOUT_DATABASE = (
-    rb"^((?:ALTER|ALTER ROLE .+? IN|COMMENT ON|SECURITY LABEL FOR .+? ON|(?:GRANT|REVOKE) [A-Z, ]+ ON)"
-    rb' DATABASE) (?:%b|"%b")(?= )'
-)
-_STATEMENTS = re.compile(rb"(?<=;)\n+(?=(?:ALTER|COMMENT|SECURITY|GRANT|REVOKE) )")
-_ROLES = re.compile(rb"ALTER ROLE |GRANT |REVOKE ")
-
 #: Which rows of extensions' configuration tables are not of the extension's own script.
 _CONDITIONS = """
 SELECT pg_catalog.convert_to(n.nspname, pg_catalog.getdatabaseencoding()),
@@ -82,7 +64,7 @@ JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 
 
 def name_of(job: RestoreJob) -> str:
-    """The database to restore into: what was asked for, the connection's, the backup's."""
+    """Name the database to restore into: the options', the connection's, the backup's."""
     named = [str(f["database"]) for f in job.facts if f.get("database")]
     wanted = job.options.database or address(job).database or (named[0] if named else None)
     if wanted is None:
@@ -91,13 +73,14 @@ def name_of(job: RestoreJob) -> str:
 
 
 def address(job: RestoreJob) -> Connection:
+    """Get the target's connection."""
     if job.connection is None:
         raise ConfigInvalid("a PostgreSQL restore needs the connection of a target")
     return job.connection
 
 
 def connect(job: RestoreJob) -> Session:
-    """A session in the target database, set up for writing.
+    """Open a session in the target database, set up for writing.
 
     Raises:
         TargetMissing: there is no such database.
@@ -111,7 +94,7 @@ def connect(job: RestoreJob) -> Session:
 
 
 def exists(job: RestoreJob) -> bool:
-    """Whether the target database is there."""
+    """Tell whether the target database is there."""
     try:
         session.connect(address(job), name_of(job)).close()
     except SourceMissing:
@@ -119,16 +102,23 @@ def exists(job: RestoreJob) -> bool:
     return True
 
 
-def create(job: RestoreJob, *, note: bool = False) -> None:
-    """Make the database as the backup's was: same encoding, same locale.
+def create(job: RestoreJob, *, note: bool = False) -> bool:
+    """Create the database as the backup's was: same encoding, same locale.
+
+    Returns False if it exists by now.
 
     Args:
+        job: the restore.
         note: leave a comment by which another attempt at the plan knows that it is ours.
     """
     name = name_of(job)
     facts: Mapping[str, Any] = job.facts[0] if job.facts else {}
-    wanted = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} {}").format(
-        sql.Identifier(name), sql.Literal(facts.get("encoding", "UTF8")), _locale(facts)
+    owner = job.options.owner
+    wanted = sql.SQL("CREATE DATABASE {}{} TEMPLATE template0 ENCODING {} {}").format(
+        sql.Identifier(name),
+        sql.SQL("" if owner in ("keep", "none") else " OWNER {}").format(sql.Identifier(owner)),
+        sql.Literal(facts.get("encoding", "UTF8")),
+        _locale(facts),
     )
     with elsewhere(job) as maintenance:
         try:
@@ -137,54 +127,24 @@ def create(job: RestoreJob, *, note: bool = False) -> None:
                 comment = sql.SQL("COMMENT ON DATABASE {} IS {}")
                 maintenance.execute(comment.format(sql.Identifier(name), sql.Literal(_OURS)))
         except psycopg.errors.DuplicateDatabase:
-            return
+            return False
+        except psycopg.errors.UndefinedObject as error:
+            if owner in ("keep", "none"):
+                raise errors.from_server(error, f"cannot create database {name}") from error
+            raise missing_roles([owner]) from error
         except psycopg.Error as error:
-            raise failures.from_server(error, f"cannot create database {name}") from error
+            raise errors.from_server(error, f"cannot create database {name}") from error
+    return True
 
 
 def is_ours(opened: Session) -> bool:
-    """Whether a plan made the database, for a restore that has not ended."""
+    """Tell whether a plan made the database, for a restore that has not ended."""
     row = opened.execute(
         "SELECT pg_catalog.shobj_description(oid, 'pg_database') = %s"
         " FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()",
         [_OURS],
     ).fetchone()
     return bool(row and row[0])
-
-
-def describe(opened: Session, entries: Sequence[Entry], owner: str) -> None:
-    """Give a database that the restore made what the backup says of it: settings, comment, grants.
-
-    What cannot be set here (a role that is not there, a setting that takes a superuser) is logged
-    and left: the database is whole without it.
-
-    Args:
-        entries: those about the database as such.
-        owner: as in the restore's options; roles are spoken of with ``keep`` only.
-    """
-    new = sql.Identifier(opened.info.dbname).as_bytes(opened)
-    if is_ours(opened):
-        opened.execute(b"COMMENT ON DATABASE %b IS NULL" % new)
-    for entry in entries:
-        plain = entry.kind in (b"DATABASE", b"DATABASE PROPERTIES")
-        old = re.escape(entry.tag if plain else entry.tag.removeprefix(b"DATABASE "))
-        names = re.compile(_ABOUT_DATABASE % (old, old.replace(b'"', b'""')), re.MULTILINE)
-        for statement in _STATEMENTS.split(entry.definition or b""):
-            if _ROLES.match(statement) and owner != "keep":
-                continue
-            renamed = names.sub(lambda m: m[1] + b" " + new, statement, count=1)
-            if entry.kind == b"DATABASE" or renamed == statement:
-                continue
-            try:
-                with opened.transaction():
-                    opened.execute(renamed)
-            except psycopg.Error as error:
-                if opened.closed:
-                    raise
-                said = str(error).splitlines()[0]
-                log.warning(
-                    "postgres: not restored: %s (%s)", statement.decode(errors="replace"), said
-                )
 
 
 def drop(job: RestoreJob) -> None:
@@ -197,22 +157,22 @@ def drop(job: RestoreJob) -> None:
                 sql.SQL("DROP DATABASE IF EXISTS {}" + force).format(sql.Identifier(name))
             )
         except psycopg.Error as error:
-            raise failures.from_server(error, f"cannot drop database {name}") from error
+            raise errors.from_server(error, f"cannot drop database {name}") from error
 
 
 def require_empty(opened: Session) -> None:
-    """Raises TargetNotEmpty, naming some of what is there."""
-    found = [session.text(row[0]) for row in opened.execute(_HOLDS)]
-    if found:
+    """Raise TargetNotEmpty, naming some of what is there."""
+    there = [session.text(row[0]) for row in opened.execute(_HOLDS)]
+    if there:
         raise TargetNotEmpty(
-            f"database {opened.info.dbname} already holds {', '.join(found[:3])}"
-            + (" and more" if len(found) > 3 else ""),
+            f"database {opened.info.dbname} already holds {', '.join(there[:3])}"
+            + (" and more" if len(there) > 3 else ""),
             "Restore into a new database, or allow overwriting, which drops this one first",
         )
 
 
 def contents(job: RestoreJob) -> list[Entry]:
-    """What pg_dump says is defined in the target, beside the database itself."""
+    """List what is defined in the target, beside the database itself, as pg_dump writes it."""
     with tempfile.TemporaryDirectory(dir=job.scratch) as own:
         folder = Path(own) / "archive"
         dsn = programs.dsn(address(job), Path(own), name_of(job))
@@ -224,8 +184,7 @@ def contents(job: RestoreJob) -> list[Entry]:
 
 
 def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
-    """For a backup of rows alone: its tables must be there, and empty but for what an
-    extension's script put there.
+    """Require the tables of a backup of rows alone, empty but for rows of extensions' scripts.
 
     Raises:
         TargetMissing, TargetNotEmpty: naming the table.
@@ -251,7 +210,7 @@ def require_empty_tables(opened: Session, entries: Sequence[Entry]) -> None:
 
 
 def conditions(opened: Session) -> dict[tuple[bytes, bytes], bytes]:
-    """Which rows of an extension's configuration table are the user's, by its schema and name."""
+    """Look up which rows of extensions' configuration tables are the user's, by schema and name."""
     return {
         (bytes(schema), bytes(name)): bytes(condition)
         for schema, name, condition in opened.execute(_CONDITIONS)
@@ -259,7 +218,7 @@ def conditions(opened: Session) -> dict[tuple[bytes, bytes], bytes]:
 
 
 def require_absent(opened: Session, entries: Sequence[Entry]) -> None:
-    """Raises TargetNotEmpty, naming the first of these tables that exists."""
+    """Raise TargetNotEmpty, naming the first of these tables that exists."""
     for entry in entries:
         table = sql.Identifier((entry.namespace or b"").decode(), entry.tag.decode())
         query = sql.SQL("SELECT pg_catalog.to_regclass({})").format(
@@ -275,7 +234,7 @@ def require_absent(opened: Session, entries: Sequence[Entry]) -> None:
 
 
 def drop_tables(entries: Sequence[Entry]) -> str:
-    """SQL that drops these tables; it fails when something else rests on them."""
+    """Write SQL that drops these tables; it fails when something else depends on them."""
     names = [
         sql.Identifier((e.namespace or b"").decode(), e.tag.decode()).as_string()
         for e in entries
@@ -285,8 +244,9 @@ def drop_tables(entries: Sequence[Entry]) -> str:
 
 
 def switch_off_triggers(opened: Session) -> None:
-    """Tables that exist already have foreign keys and triggers, which would see the rows in any
-    order; pg_restore's --disable-triggers asks for the same privilege.
+    """Switch off foreign keys and triggers, which would see the rows in any order.
+
+    The option --disable-triggers of pg_restore takes the same privilege.
 
     Raises:
         SourceDenied: the user may not.
@@ -294,26 +254,19 @@ def switch_off_triggers(opened: Session) -> None:
     try:
         opened.execute("SET session_replication_role = replica")
     except psycopg.Error as error:
-        raise failures.from_server(error, "cannot switch off triggers") from error
+        raise errors.from_server(error, "cannot switch off triggers") from error
 
 
-def require_roles(opened: Session, needed: Sequence[str]) -> None:
-    """Raises TargetMissing, naming the roles that the target's server lacks."""
-    row = opened.execute(
-        "SELECT pg_catalog.array_agg(r) FROM pg_catalog.unnest(%s::text[]) AS r"
-        " WHERE r NOT IN (SELECT rolname::text FROM pg_catalog.pg_roles)",
-        [list(needed)],
-    ).fetchone()
-    missing = [session.text(r) for r in (row[0] if row else None) or ()]
-    if missing:
-        raise TargetMissing(
-            f"the target's server has no role {', '.join(missing[:5])}",
-            "Create them (globals.sql in the backup does), or restore with another owner or none",
-        )
+def missing_roles(names: Sequence[str]) -> TargetMissing:
+    """Explain that the target's server lacks these roles."""
+    return TargetMissing(
+        f"the target's server has no role {', '.join(names[:5])}",
+        "Create them (globals.sql in the backup does), or restore with another owner or none",
+    )
 
 
 def elsewhere(job: RestoreJob) -> Session:
-    """A session in another database of the same server; closes when its block ends."""
+    """Open a session in another database of the same server; it closes when its block ends."""
     for maintenance in ("postgres", "template1"):
         if maintenance == name_of(job):
             continue
@@ -325,7 +278,7 @@ def elsewhere(job: RestoreJob) -> Session:
 
 
 def _locale(facts: Mapping[str, Any]) -> sql.Composable:
-    """The backup's locale, in the words of CREATE DATABASE."""
+    """Write the backup's locale in the words of CREATE DATABASE."""
     parts = []
     for word, fact in (("LC_COLLATE", "collate"), ("LC_CTYPE", "ctype")):
         if facts.get(fact):
@@ -335,51 +288,3 @@ def _locale(facts: Mapping[str, Any]) -> sql.Composable:
         words = f"LOCALE_PROVIDER {provider} {provider.upper()}_LOCALE {{}}"
         parts.append(sql.SQL(words).format(sql.Literal(facts["locale"])))
     return sql.SQL(" ").join(parts)
-
-
-# ------------------------------------------------------------ notes of what is done
-
-
-def begin_notes(restore: str) -> str:
-    """SQL that makes the place for notes; the first step of a restore."""
-    return (
-        f"CREATE SCHEMA {NOTES};\n"
-        f"COMMENT ON SCHEMA {NOTES} IS 'A Stepvault restore is going on, or has failed';\n"
-        f"CREATE TABLE {NOTES}.done (restore text, step text, PRIMARY KEY (restore, step));\n"
-        + note(restore, "schema")
-    )
-
-
-def note(restore: str, step: str) -> str:
-    """SQL that notes a step as done, to run in the step's own transaction."""
-    values = ", ".join("'" + value.replace("'", "''") + "'" for value in (restore, step))
-    return f"INSERT INTO {NOTES}.done VALUES ({values});\n"
-
-
-def end(opened: Session, about: Sequence[Entry] | None, owner: str) -> None:
-    """The last step of a restore: ``describe`` the database, if asked to, and remove the notes.
-
-    One transaction, as what is set for the database could keep another attempt from its work.
-    """
-    try:
-        with opened.transaction():
-            if about is not None:
-                describe(opened, about, owner)
-            opened.execute(f"DROP SCHEMA IF EXISTS {NOTES} CASCADE".encode())
-    except psycopg.Error as error:
-        what = f"cannot end the restore of database {opened.info.dbname}"
-        raise failures.from_server(error, what) from error
-
-
-def begun(opened: Session) -> bool:
-    """Whether the place for notes is there: between the first and the last step."""
-    row = opened.execute("SELECT pg_catalog.to_regclass(%s)::text", [f"{NOTES}.done"]).fetchone()
-    return bool(row and row[0])
-
-
-def is_done(opened: Session, restore: str, step: str) -> bool:
-    """Whether that step of that restore has been committed."""
-    if not begun(opened):
-        return False
-    query = f"SELECT 1 FROM {NOTES}.done WHERE restore = %s AND step = %s"
-    return opened.execute(query, [restore, step]).fetchone() is not None

@@ -5,6 +5,7 @@ not changed is written back byte for byte. Strings stay bytes: they are in the d
 encoding.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,13 +14,24 @@ from stepvault.errors import BackupTampered
 
 SECTION_NONE, SECTION_PRE_DATA, SECTION_DATA, SECTION_POST_DATA = 1, 2, 3, 4
 
+#: How the rows of a table end in an archive's data file.
+TRAILER = b"\\.\n\n\n"
+
 _MAGIC = b"PGDMP"
 _DIRECTORY = 3
 _SUFFIXES = {0: "", 1: ".gz", 2: ".lz4", 3: ".zst"}
-#: What even an archive of rows alone begins with.
+#: Kinds that even an archive of rows alone begins with.
 SETTINGS = frozenset((b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"))
-#: What is said of something else; the tag begins with that thing's kind.
+#: Kinds that are about another thing; the tag begins with that thing's kind.
 _REMARKS = (b"ACL", b"COMMENT", b"SECURITY LABEL")
+_PRIVILEGES = (b"ACL", b"DEFAULT ACL")
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".]+)'
+#: How pg_dump writes options of a column.
+_COLUMN_OPTIONS = re.compile(
+    rb"^ALTER (?:FOREIGN )?TABLE ONLY %b\.%b ALTER COLUMN %b SET \((.*)\);\n?"
+    % (_NAME, _NAME, _NAME),
+    re.MULTILINE,
+)
 #: A TABLE DATA entry marked so is loaded without a TRUNCATE before it, even in parallel.
 _NO_TRUNCATE = b"-- load via partition root "
 
@@ -48,7 +60,7 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """What a person calls it: kind, schema and name."""
+        """Kind, schema and name, for people."""
         where = f"{self.namespace.decode(errors='replace')}." if self.namespace else ""
         return f"{self.kind.decode()} {where}{self.tag.decode(errors='replace')}"
 
@@ -71,7 +83,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableData:
-    """Rows of a table to be announced in the archive as one entry per piece."""
+    """Rows of a table, to be one entry of the archive per piece."""
 
     oid: int
     schema: bytes
@@ -80,7 +92,7 @@ class TableData:
     copy: bytes
     pieces: int = 1
     root: tuple[int, bytes] | None = None
-    """Oid and quoted name of the partitioned table that sorts the rows into partitions anew."""
+    """Oid and quoted name of the partitioned table that sorts the rows into partitions again."""
 
 
 @dataclass
@@ -103,21 +115,21 @@ class Toc:
         return _SUFFIXES[self.compression]
 
     def data_file(self, entry: Entry) -> str | None:
-        """The name of the file with the entry's rows, if it has any."""
+        """Name the file with the entry's rows, if it has any."""
         return entry.file.decode() + self.suffix if entry.file else None
 
     def tables(self) -> dict[int, Entry]:
-        """The entries that make tables, by the table's oid."""
+        """Find the entries that make tables, by the table's oid."""
         return {
             int(e.oid): e for e in self.entries if e.kind == b"TABLE" and e.table_oid == b"1259"
         }
 
     def add_table_data(self, tables: Sequence[TableData]) -> list[list[str]]:
-        """Announce the rows of these tables; returns the file names of each table's pieces.
+        """Add entries for the rows of these tables; returns the file names of each table's pieces.
 
         One piece becomes what pg_dump writes. Several become several entries for one table:
         none of them truncates the table, and all that is made after the table's rows waits
-        for all of them. So it is with the partitions of a table that sorts their rows anew.
+        for all of them. The same holds for the partitions of a table that sorts their rows again.
         """
         makers = self.tables()
         next_id = max((e.dump_id for e in self.entries), default=0) + 1
@@ -166,6 +178,13 @@ class Toc:
         first = next(
             (i for i, e in enumerate(self.entries) if e.section >= SECTION_DATA), len(self.entries)
         )
+        # Rows of extensions' tables come before all others, which may need them: pg_dump does
+        # not know it, and pg_restore -j loads both at once.
+        extensions = [i for i, e in enumerate(self.entries) if e.kind == b"TABLE DATA"]
+        if extensions:
+            first = extensions[-1] + 1
+            for entry in added:
+                entry.dependencies.append(self.entries[extensions[-1]].dump_id)
         # A foreign key locks its table, then all partitions' indexes; an index attached to its
         # parent's at that moment locks them the other way round, and pg_restore -j deadlocks
         # (13 times in 57 here; what pg_dump writes is spared only by the order of sizes).
@@ -179,14 +198,29 @@ class Toc:
         return names
 
     def load_in_turn(self) -> None:
-        """Have ``pg_restore -j``, too, load the tables announced so far one after the other."""
+        """Have ``pg_restore -j``, too, load the tables added so far one after the other."""
         rows = [e for e in self.entries if e.kind == b"TABLE DATA"]
         for earlier, entry in pairwise(rows):
             entry.dependencies.append(earlier.dump_id)
 
+    def drop_internal_options(self) -> None:
+        """Drop options of columns that are the server's own and that no other server knows.
+
+        A server may keep options that begin with ``pg_`` where users keep theirs; a pg_dump that
+        is older than the server writes them as if they were the user's.
+        """
+        for entry in self.entries:
+            if b"pg_" in (entry.definition or b""):
+                entry.definition = _COLUMN_OPTIONS.sub(_users_options, entry.definition or b"")
+
+
+def privileges_last(entries: Sequence[Entry]) -> list[Entry]:
+    """Sort privileges behind all else, as pg_restore does: they may take rights from ourselves."""
+    return sorted(entries, key=lambda e: e.kind in _PRIVILEGES)
+
 
 def read(data: bytes) -> Toc:
-    """The table of contents in these bytes.
+    """Parse the table of contents in these bytes.
 
     Raises:
         BackupTampered: they are no toc.dat that this version knows.
@@ -198,7 +232,7 @@ def read(data: bytes) -> Toc:
 
 
 def write(toc: Toc) -> bytes:
-    """The bytes of ``toc.dat``."""
+    """Serialize to the bytes of ``toc.dat``."""
     out = bytearray(_MAGIC + bytes(toc.version) + bytes([4, toc.offset_size, _DIRECTORY]))
     if toc.version >= (1, 15, 0):
         out.append(toc.compression)
@@ -212,6 +246,16 @@ def write(toc: Toc) -> bytes:
     for entry in toc.entries:
         _put_entry(out, entry, toc.version)
     return bytes(out)
+
+
+def _users_options(statement: re.Match[bytes]) -> bytes:
+    """Write the statement without the server's own options, or nothing if it has no others."""
+    kept = [o for o in statement[1].split(b", ") if not o.startswith(b"pg_")]
+    if not kept:
+        return b""
+    whole = statement[0]
+    start = statement.start(1) - statement.start()
+    return whole[:start] + b", ".join(kept) + whole[start + len(statement[1]) :]
 
 
 def _put_entry(out: bytearray, e: Entry, version: tuple[int, int, int]) -> None:

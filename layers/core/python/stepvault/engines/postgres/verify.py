@@ -21,9 +21,11 @@ from psycopg import Connection as Session
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import (
-    configuration,
-    failures,
+    errors,
+    extension_tables,
+    omit,
     programs,
+    progress,
     selection,
     session,
     tables,
@@ -47,14 +49,14 @@ _PASSED_OVER = {
 
 
 def differences(job: RestoreJob) -> list[str]:
-    """See ``engines.base.Engine.differences``."""
+    """Compare; see ``engines.base.Engine.differences``."""
     with tempfile.TemporaryDirectory(dir=job.scratch) as own:
         return _differences(replace(job, scratch=Path(own)))
 
 
 def _differences(job: RestoreJob) -> list[str]:
     archive = read_toc(job)
-    chosen = selection.choose(archive, job.options.only)
+    chosen = omit.without(job, selection.choose(archive, job.options.only))
     with target.connect(job) as opened:
         try:
             found = _rows(job, opened, chosen)
@@ -63,23 +65,25 @@ def _differences(job: RestoreJob) -> list[str]:
                 # Rows alone went into tables that were there.
                 found += [] if rows_alone(archive) else _definitions(job, chosen)
                 found += _large_objects(job, opened)
-            found += configuration.differences(job, opened, archive, chosen)
+            found += extension_tables.differences(job, opened, archive, chosen)
         except psycopg.Error as error:
-            raise failures.from_server(error, "cannot compare the database") from error
+            raise errors.from_server(error, "cannot compare the database") from error
     return found
 
 
 def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
-    """Counts and fingerprints of every table; of those whose rows were sorted into partitions
-    anew, of all partitions together."""
+    """Compare counts and digests of every table.
+
+    Partitions whose rows were sorted into them again are compared all together.
+    """
     expected: dict[str, list[StoredObject]] = {}
     for stored in job.objects:
         if "fingerprint" in stored.facts:
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
-    there = {t.label: t for t in tables.listed(opened) if t.schema != target.NOTES.encode()}
+    there = {t.label: t for t in tables.listed(opened) if t.schema != progress.SCHEMA.encode()}
     root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
     roots = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
-    if job.options.only:
+    if job.options.only or job.options.without:
         made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
         expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
         there = {k: v for k, v in there.items() if k in expected}
@@ -94,30 +98,30 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
         seen[name] = seen.get(name, Sums()).plus(holding[label])
         told.setdefault(name, []).extend(expected[label])
     for name, sums in sorted(seen.items()):
-        said = total(Sums.parse(o.rows, o.facts["fingerprint"]) for o in told[name])
-        if sums.rows != said.rows:
-            found.append(f"table {name} holds {sums.rows} rows instead of {said.rows}")
-        elif sums != said:
-            found.append(f"table {name} holds other values in its {said.rows} rows")
+        wanted_sums = total(Sums.parse(o.rows, o.facts["fingerprint"]) for o in told[name])
+        if sums.rows != wanted_sums.rows:
+            found.append(f"table {name} holds {sums.rows} rows instead of {wanted_sums.rows}")
+        elif sums != wanted_sums:
+            found.append(f"table {name} holds other values in its {wanted_sums.rows} rows")
     return found
 
 
 def _contents(
     job: RestoreJob, opened: Session, wanted: Sequence[Table], roots: Mapping[int, Table]
 ) -> Mapping[str, Sums]:
-    """What the tables hold, read over the job's connections; ``roots`` as ``tables.storage`` has it."""
+    """Digest the tables over the job's connections; ``roots`` as in ``tables.storage``."""
     sizes = tables.storage(opened, wanted, roots)
     pending: SimpleQueue[Table] = SimpleQueue()
     for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
         pending.put(table)
     seen: dict[str, Sums] = {}
-    errors: list[BaseException] = []
+    raised: list[BaseException] = []
     children = programs.Children()
     encoding = session.text(_value(opened, "SHOW server_encoding"))
     script = session.script(opened.info.server_version, encoding)
 
     def read(reader: Reader) -> None:
-        while not errors:
+        while not raised:
             try:
                 table = pending.get_nowait()
             except Empty:
@@ -133,15 +137,15 @@ def _contents(
             with closing(Reader(children, where, job.scratch, script, database)) as reader:
                 read(reader)
         except BaseException as error:  # raised again below
-            errors.append(error)
+            raised.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(max(1, job.connections))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    if errors:
-        raise errors[0]
+    if raised:
+        raise raised[0]
     return seen
 
 
@@ -150,7 +154,7 @@ def _all_of(table: Table, storage: Storage) -> bytes:
 
 
 def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
-    """Where each sequence stands."""
+    """Compare where each sequence stands."""
     found = []
     for entry in chosen:
         match = _SETVAL.search(entry.definition or b"") if entry.kind == b"SEQUENCE SET" else None
@@ -168,7 +172,7 @@ def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
 
 
 def _definitions(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
-    """What pg_dump says of the database against what it said of the source."""
+    """Compare what pg_dump writes of the database with what it wrote of the source."""
     found = _defined(target.contents(job), job)
     wanted = _defined(chosen, job)
     lines = [f"{label} is missing" for label in sorted(wanted.keys() - found.keys())]
@@ -182,7 +186,7 @@ def _definitions(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
 
 
 def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, list[bytes]]:
-    """Definitions, and owners where they matter, by kind and name."""
+    """Map kind and name to definitions, and owners where they matter."""
     with_owner = job.options.owner == "keep"
     defined: dict[str, list[bytes]] = {}
     for entry in entries:
@@ -196,7 +200,7 @@ def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, list[by
 
 
 def _large_objects(job: RestoreJob, opened: Session) -> list[str]:
-    """Every large object, by its bytes."""
+    """Compare every large object by its bytes."""
     found = []
     for stored in job.objects:
         match = _LARGE.fullmatch(stored.name)

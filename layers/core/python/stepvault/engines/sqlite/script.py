@@ -5,11 +5,14 @@ row numbers that no column holds, ``user_version``, ``application_id``, encoding
 The script of a database restored from a script is that script again, byte for byte.
 """
 
-import math
 import sqlite3
+import struct
 from collections.abc import Iterable, Iterator
+from itertools import batched
 from typing import Any
 
+from stepvault.engines.sqlite import literals
+from stepvault.engines.sqlite.literals import identifier, string
 from stepvault.errors import SourceUnsupported
 
 #: Bytes of script per buffer.
@@ -18,6 +21,8 @@ _BUFFER = 256 << 10
 _MAX_STATEMENT = 1_000_000_000
 _SETTINGS_BEFORE = ("page_size", "auto_vacuum")
 _SETTINGS_AFTER = ("user_version", "application_id")
+#: Numbers whose literals SQLite reads back in one query.
+_CHECKED_TOGETHER = 500
 _ROW_NUMBERS = ("rowid", "_rowid_", "oid")
 
 
@@ -34,10 +39,11 @@ class Script:
         self._name = name
         self._connection = connection
         connection.text_factory = _Text
-        self._encoding = self._strings("PRAGMA encoding")[0][0]
+        self._encoding: literals.Encoding = self._strings("PRAGMA encoding")[0][0]
+        self._unchecked: list[tuple[float, str]] = []
 
     def read(self) -> Iterator[bytes]:
-        """The script in buffers of about 256 KiB."""
+        """Write the script in buffers of about 256 KiB."""
         buffer: list[bytes] = []
         size = 0
         for statement in self._statements():
@@ -68,6 +74,7 @@ class Script:
 
     def _tables(self) -> Iterator[str]:
         kinds = {name: kind for _, name, kind, *_ in self._strings("PRAGMA table_list")}
+        self._check_schema()
         schema = self._strings(
             "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY rowid"
         )
@@ -81,7 +88,7 @@ class Script:
             # Their data is in the ordinary tables above, which CREATE VIRTUAL TABLE would make.
             yield "PRAGMA writable_schema = ON;\n"
             for name, sql in virtual:
-                values = [self._literal(_Text(v.encode())) for v in ("table", name, name, sql)]
+                values = [self._string_literal(v) for v in ("table", name, name, sql)]
                 yield (
                     "INSERT INTO sqlite_schema(type, name, tbl_name, sql, rootpage) "
                     f"VALUES({', '.join(values)}, 0);\n"
@@ -94,8 +101,23 @@ class Script:
             yield "ANALYZE sqlite_master;\nDELETE FROM sqlite_stat1;\n"
             yield from self._rows("sqlite_stat1")
 
+    def _check_schema(self) -> None:
+        """Raise SourceUnsupported if UTF-8 cannot hold a definition as it is stored."""
+        if self._encoding == "UTF-8":
+            return
+        codec = literals.CODECS[self._encoding]
+        for text, stored in self._connection.execute(
+            "SELECT sql, CAST(sql AS BLOB) FROM sqlite_schema WHERE sql IS NOT NULL"
+        ):
+            if text.decode(errors="replace").encode(codec) != stored:
+                raise SourceUnsupported(
+                    f"the schema of SQLite file {self._name} holds text that is not UTF-16: "
+                    f"{text[:80]!r}",
+                    'set format = "file"',
+                )
+
     def _others(self) -> Iterator[str]:
-        """Indexes and views, then triggers, which thus miss the rows above."""
+        """Write indexes and views, then triggers, which so do not fire for the rows above."""
         for (sql,) in self._strings(
             "SELECT sql FROM sqlite_schema WHERE type <> 'table' AND sql IS NOT NULL "
             "ORDER BY type = 'trigger', rowid"
@@ -104,29 +126,44 @@ class Script:
 
     def _rows(self, table: str) -> Iterator[str]:
         columns, order = self._columns(table)
-        names = ", ".join(_identifier(c) for c in columns)
-        start = f"INSERT INTO {_identifier(table)}({names}) VALUES("
-        query = f"SELECT {names} FROM {_identifier(table)} {order}"
+        names = ", ".join(identifier(c) for c in columns)
+        start = f"INSERT INTO {identifier(table)}({names}) VALUES("
+        read = ", ".join(self._as_stored(c) for c in columns)
+        query = f"SELECT {read} FROM {identifier(table)} {order}"
         for row in self._connection.execute(query):
             self.rows += 1
             yield f"{start}{', '.join([self._literal(value) for value in row])});\n"
+            if len(self._unchecked) >= _CHECKED_TOGETHER:
+                self._check_numbers(table)
+        self._check_numbers(table)
+
+    def _as_stored(self, column: str) -> str:
+        """Return an expression for a column that keeps every byte of its texts.
+
+        SQLite gives text as UTF-8, which cannot hold each text of a UTF-16 database: such a text
+        is read as the hexadecimal form of its bytes.
+        """
+        name = identifier(column)
+        if self._encoding == "UTF-8":
+            return name
+        return f"CASE typeof({name}) WHEN 'text' THEN hex(CAST({name} AS BLOB)) ELSE {name} END"
 
     def _columns(self, table: str) -> tuple[list[str], str]:
-        """The columns to write, the row number among them where no column holds it, and the order."""
-        quoted = _identifier(table)
+        """Return the columns to write (with the row number, if no column holds it) and the order."""
+        quoted = identifier(table)
         info = self._strings(f"PRAGMA table_xinfo({quoted})")
         columns = [name for _, name, *_, hidden in info if not hidden]  # no generated ones
         lowered = {name.lower() for name in columns}
         number = next((n for n in _ROW_NUMBERS if n not in lowered), None)
         without_rowid = self._strings(
-            f"SELECT wr FROM pragma_table_list({_quoted(table)}) WHERE schema = 'main'"
+            f"SELECT wr FROM pragma_table_list({string(table)}) WHERE schema = 'main'"
         )[0][0]
         if without_rowid:
             return columns, ""
         key = [(name, kind) for _, name, kind, _, _, pk, _ in info if pk]
         in_index = any(row[3] == "pk" for row in self._strings(f"PRAGMA index_list({quoted})"))
         if len(key) == 1 and key[0][1].upper() == "INTEGER" and not in_index:
-            return columns, f"ORDER BY {_identifier(key[0][0])}"
+            return columns, f"ORDER BY {identifier(key[0][0])}"
         if table.startswith("sqlite_"):
             return columns, "ORDER BY rowid"
         if number is None:
@@ -142,33 +179,44 @@ class Script:
             case None:
                 return "NULL"
             case _Text():
-                return self._text(value)
+                stored = (
+                    bytes(value) if self._encoding == "UTF-8" else bytes.fromhex(value.decode())
+                )
+                return literals.text(stored, self._encoding)
             case bytes():
                 return f"X'{value.hex()}'"
-            case float() if math.isinf(value):
-                return "1e999" if value > 0 else "-1e999"
+            case float():
+                self._unchecked.append((value, literal := literals.real(value)))
+                return literal
             case _:
                 return repr(value)
 
-    def _text(self, value: bytes) -> str:
-        """A literal on one line; as hexadecimal where a quoted string would not come back equal."""
-        try:
-            text = bytes(value).decode()
-        except UnicodeDecodeError:
-            return f"CAST(X'{value.hex()}' AS TEXT)"
-        if "\n" not in text and "\r" not in text and "\0" not in text:
-            return _quoted(text)
-        if "\0" in text or "\\n" in text or "\\r" in text:
-            codec = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(self._encoding, "utf-8")
-            return f"CAST(X'{text.encode(codec).hex()}' AS TEXT)"
-        escaped = _quoted(text.replace("\n", "\\n").replace("\r", "\\r"))
-        return f"replace(replace({escaped}, '\\n', char(10)), '\\r', char(13))"
+    def _string_literal(self, characters: str) -> str:
+        return literals.text(characters.encode(literals.CODECS[self._encoding]), self._encoding)
+
+    def _check_numbers(self, table: str) -> None:
+        """Have SQLite read the literals of numbers, and compare bit by bit.
+
+        Raises:
+            SourceUnsupported: one is read as another number.
+        """
+        for batch in batched(self._unchecked, _CHECKED_TOGETHER, strict=False):
+            numbers, texts = zip(*batch, strict=True)
+            (read,) = self._connection.execute(f"SELECT {', '.join(texts)}").fetchall()
+            for number, as_read in zip(numbers, read, strict=True):
+                if _bits(number) != _bits(as_read):
+                    raise SourceUnsupported(
+                        f"SQLite file {self._name}, table {table}: SQLite "
+                        f"{sqlite3.sqlite_version} would read {number!r} in a script as {as_read!r}",
+                        'set format = "file"',
+                    )
+        self._unchecked.clear()
 
     def _number(self, setting: str) -> int:
         return int(self._strings(f"PRAGMA {setting}")[0][0])
 
     def _strings(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of a query for names and definitions, with text as str."""
+        """Return the rows of a query for names and definitions, with text as str."""
         try:
             return [
                 tuple(bytes(v).decode() if isinstance(v, _Text) else v for v in row)
@@ -184,8 +232,8 @@ class Script:
 def replay(connection: sqlite3.Connection, script: Iterable[bytes]) -> None:
     """Run a script in an empty database.
 
-    If a statement fails, the rest of the script is read all the same, so that its reader can
-    say first that it is not what was stored.
+    If a statement fails, the rest of the script is read all the same: if the script is not what
+    was stored, its reader raises that at the end.
     """
     pieces = iter(script)
     try:
@@ -198,7 +246,7 @@ def replay(connection: sqlite3.Connection, script: Iterable[bytes]) -> None:
 
 
 def _split(script: Iterator[bytes]) -> Iterator[str]:
-    """The statements; each ends with a semicolon at the end of a line."""
+    """Cut a script into statements; each ends with a semicolon at the end of a line."""
     rest, statement = b"", ""
     for piece in script:
         *lines, rest = (rest + piece).split(b"\n")
@@ -216,9 +264,5 @@ def _ended(sql: str) -> str:
     return f"{sql}\n;\n" if "--" in last else f"{sql};\n"
 
 
-def _identifier(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
+def _bits(number: float) -> bytes:
+    return struct.pack("d", number)

@@ -1,6 +1,7 @@
 """The streams of a source: one per database, read from its file, as a script, or from S3."""
 
 import sqlite3
+import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stepvault.engines.base import Counts
-from stepvault.engines.sqlite.explain import cancelled, explained
-from stepvault.engines.sqlite.find import DatabaseFile, DatabaseObject, quoted
-from stepvault.engines.sqlite.freeze import Frozen, check_magic, frozen
+from stepvault.engines.sqlite.discovery import DatabaseFile, DatabaseObject
+from stepvault.engines.sqlite.errors import cancelled, reading
+from stepvault.engines.sqlite.paths import quoted
 from stepvault.engines.sqlite.script import Script
+from stepvault.engines.sqlite.snapshot import DatabaseSnapshot, check_is_database, freeze
 from stepvault.errors import (
     ShortRead,
     SourceChanged,
@@ -23,7 +25,7 @@ from stepvault.errors import (
 
 @dataclass
 class FileStream:
-    """A database file, frozen while it is read; ``held`` if the caller froze it already."""
+    """A database file, frozen while it is read; ``held`` if the caller has frozen it already."""
 
     name: str
     database: DatabaseFile
@@ -31,68 +33,75 @@ class FileStream:
     scratch: Path
     stop: threading.Event
     warnings: list[str]
-    held: Frozen | None = None
+    held: DatabaseSnapshot | None = None
     encoding: Literal["zstd", "none"] = "zstd"
     _rows: int | None = None
     _facts: dict[str, Any] = field(default_factory=dict)
 
     def read(self) -> Iterator[bytes | memoryview]:
+        """Read the database file, or a script of it."""
         if self.held:
             yield from self._read(self.held)
             return
         try:
-            with frozen(
+            with freeze(
                 self.database.path, self.database.name, self.scratch, self.stop, self.warnings
-            ) as view:
-                yield from self._read(view)
+            ) as snapshot:
+                yield from self._read(snapshot)
         except SourceMissing as error:
             raise SourceChanged(
                 f"SQLite file {self.database.name} was deleted after it was listed", "try again"
             ) from error
 
-    def _read(self, view: Frozen) -> Iterator[bytes | memoryview]:
+    def _read(self, snapshot: DatabaseSnapshot) -> Iterator[bytes | memoryview]:
+        with reading(snapshot.name):
+            status = self.database.path.stat()
         self._facts = {
             "path": quoted(self.database.relative),
+            "mode": f"{stat.S_IMODE(status.st_mode) & 0o777:04o}",
+            "uid": status.st_uid,
+            "gid": status.st_gid,
             "format": self.form,
-            "journal_mode": view.journal_mode,
-            "method": view.method,
-            "page_size": view.page_size,
-            "pages": view.pages,
+            "journal_mode": snapshot.journal_mode,
+            "method": snapshot.method,
+            "page_size": snapshot.page_size,
+            "pages": snapshot.pages,
         }
         if self.form == "file":
-            yield from view.read()
+            yield from snapshot.read()
             return
-        if not view.schema_readable:
+        if not snapshot.schema_readable:
             raise SourceUnsupported(
-                f"SQLite {sqlite3.sqlite_version} cannot read the schema of {view.name}, which a "
+                f"SQLite {sqlite3.sqlite_version} cannot read the schema of {snapshot.name}, which a "
                 "newer SQLite wrote, so it cannot write a script of it",
                 'set format = "file", which copies the pages as they are',
             )
-        if view.remark:
+        if snapshot.remark:
             raise SourceUnsupported(
-                f"SQLite file {view.name}: {view.remark}, so a script of it might not run",
+                f"SQLite file {snapshot.name}: {snapshot.remark}, so a script of it might not run",
                 'set format = "file", which copies the pages as they are',
             )
-        script = Script(view.connection, view.name)
+        script = Script(snapshot.connection, snapshot.name)
         pieces = script.read()
         while True:
-            with explained(view.name):
+            with reading(snapshot.name):
                 piece = next(pieces, None)
             if piece is None:
                 break
             if self.stop.is_set():
-                raise cancelled(view.name)
+                raise cancelled(snapshot.name)
             yield piece
         self.warnings += script.warnings
         self._rows = script.rows
 
     def result(self) -> Counts:
+        """Return rows (of a script) and what is known of the database."""
         return Counts(rows=self._rows, files=1, facts=self._facts)
 
 
 @dataclass
 class ObjectStream:
-    """A database that is an object in S3. Nobody writes to an object, so it is frozen as it is."""
+    """A database that is an object in S3; objects are never written in place, so it stays as it is."""
 
     name: str
     database: DatabaseObject
@@ -101,6 +110,7 @@ class ObjectStream:
     encoding: Literal["zstd", "none"] = "zstd"
 
     def read(self) -> Iterator[bytes]:
+        """Read the object and check what its header says."""
         entry = self.database.entry
         head, done = b"", 0
         for piece in self.database.buckets.read(self.database.bucket, entry.key, entry.etag):
@@ -110,7 +120,7 @@ class ObjectStream:
                 head += piece[:4_096]
             done += len(piece)
             yield piece
-        check_magic(head, entry.size, self.database.name)
+        check_is_database(head, entry.size, self.database.name)
         if done != entry.size:
             raise ShortRead(
                 f"{self.database.name} ended after {done} of {entry.size} bytes", "try again"
@@ -123,16 +133,17 @@ class ObjectStream:
             )
 
     def _check_size(self, head: bytes, size: int) -> None:
-        """Compare with what the header says, where the last writer kept it up to date."""
+        """Compare the size with that in the header, if the last writer kept that up to date."""
         if head[24:28] != head[92:96]:
             return
         page_size = int.from_bytes(head[16:18])
-        said = int.from_bytes(head[28:32]) * (65_536 if page_size == 1 else page_size)
-        if size < said:
+        expected = int.from_bytes(head[28:32]) * (65_536 if page_size == 1 else page_size)
+        if size < expected:
             raise SourceCorrupt(
-                f"{self.database.name} holds {size} bytes; its header says {said}",
+                f"{self.database.name} holds {size} bytes; its header says {expected}",
                 "upload the database again: it was cut short",
             )
 
     def result(self) -> Counts:
+        """Return what is known of the database."""
         return Counts(files=1, facts={"path": quoted(self.database.relative), "format": "file"})

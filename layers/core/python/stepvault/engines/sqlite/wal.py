@@ -1,23 +1,24 @@
-"""SQLite's write-ahead log, read past SQLite (https://www.sqlite.org/walformat.html)."""
+"""SQLite's write-ahead log, read without SQLite (https://www.sqlite.org/walformat.html)."""
 
 import os
 import struct
 from array import array
 from dataclasses import dataclass
 
-from stepvault.errors import SourceChanged
+from stepvault.errors import SourceChanged, SourceCorrupt
 
 #: Bytes of the database that the index of the log is cut into; a multiple of every page size.
 BLOCK = 1 << 20
 
 _WAL_HEADER, _FRAME_HEADER = 32, 24
+_PAGE_SIZES = {1 << power for power in range(9, 17)}
 _INDEX_VERSION = 3_007_000
 _INDEX_BYTES = 100  # two copies of the header, then how many frames are checkpointed
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the ``-shm`` file says of the log: its last commit and how far it is checkpointed."""
+    """The ``-shm`` file's view of the log: its last commit and how far it is checkpointed."""
 
     commit: bytes
     """The header's bytes; every commit and every restart of the log changes them."""
@@ -33,8 +34,12 @@ class Header:
     """Frames that are in the database file already."""
 
     @classmethod
-    def read(cls, shm: int) -> "Header | None":
-        """None while a writer is at it, or if it is not of the one version there is."""
+    def read(cls, shm: int, name: str) -> "Header | None":
+        """Read the header; None while a writer changes it, or if its version is not the known one.
+
+        Raises:
+            SourceCorrupt: a page size that cannot be; ``name`` is that of the database.
+        """
         data = os.pread(shm, _INDEX_BYTES, 0)
         if len(data) < _INDEX_BYTES or data[:48] != data[48:96]:
             return None
@@ -43,9 +48,15 @@ class Header:
         version, initialised, page_size, last_frame, pages = struct.unpack_from("=I8xBxHII", data)
         if version != _INDEX_VERSION or not initialised:
             return None
+        page_size = 65_536 if page_size == 1 else page_size
+        if last_frame and page_size not in _PAGE_SIZES:  # an empty log has none yet
+            raise SourceCorrupt(
+                f"the log index of SQLite file {name} gives a page size of {page_size}",
+                "close all programs that use it: the next one makes the index anew",
+            )
         return cls(
             commit=data[:48],
-            page_size=65_536 if page_size == 1 else page_size,
+            page_size=page_size,
             last_frame=last_frame,
             pages=pages,
             checksum=struct.pack(">II", *struct.unpack_from("=II", data, 24)),
@@ -65,7 +76,7 @@ class Wal:
         self._index()
 
     def page_at(self, frame: int) -> int:
-        """Where in the log the page of a frame (counted from 1) begins."""
+        """Return the offset in the log of the page of a frame (counted from 1)."""
         step = _FRAME_HEADER + self._header.page_size
         return _WAL_HEADER + (frame - 1) * step + _FRAME_HEADER
 
@@ -81,7 +92,10 @@ class Wal:
                     f"was read (frame {frame} of {self._header.last_frame})",
                     "try again; if it comes back, something other than SQLite writes the log",
                 )
-            block, slot = divmod(int.from_bytes(head[:4]) - 1, per_block)
+            page = int.from_bytes(head[:4])
+            if not 0 < page <= self._header.pages:  # cut off by a later commit
+                continue
+            block, slot = divmod(page - 1, per_block)
             if block not in self.frames:
                 self.frames[block] = untouched[:]
             self.frames[block][slot] = frame
@@ -92,8 +106,12 @@ class Wal:
             )
 
     def check_held(self) -> None:
-        """Raise SourceChanged if the log started over or was checkpointed past our commit,
-        which SQLite's lock forbids: then the lock was lost."""
+        """Prove that SQLite's lock still holds the log.
+
+        Raises:
+            SourceChanged: the log started over or was checkpointed past our commit, which the
+                lock forbids.
+        """
         salts = os.pread(self.file, 24, 0)[16:24]
         checkpointed = struct.unpack("=I", os.pread(self._shm, 4, 96))[0]
         if salts != self._header.salts or checkpointed > self._header.last_frame:

@@ -1,0 +1,1 @@
+"""What is stored: tar members, indexes, listings and the hashes of content."""

@@ -1,0 +1,1 @@
+"""From packs and indexes back to a directory; ``tasks`` begins, ``verify`` compares."""

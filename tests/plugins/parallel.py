@@ -1,0 +1,72 @@
+"""Divide the tests among processes so that each server starts once, and set their time limits.
+
+Tests of a group run in one process, one after the other. A process that is free takes the next
+group; the longest come first, so that all processes end at about the same time. Tests outside
+these folders go file by file, at the end. ``pytest -n 2`` is all it needs.
+
+(pytest-xdist's own ``--dist loadgroup`` has no effect with pytest 9.2: it renames tests, and pytest
+no longer lets it.)
+"""
+
+from collections.abc import Generator
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+#: Folders of one group, with the seconds their tests took on a quiet machine of two cores.
+GROUPS = (
+    "tests/engines/postgres",  # 142
+    "tests/engines/mysql",  # 114 with MariaDB, 112 with MySQL: two groups
+    "tests/journey",  # 90
+    "tests/docs",  # about 60
+    "tests/engines/files",  # 41
+    "tests/infra",  # 38
+    "tests/engines/sqlite",  # 26
+    "tests/cli",  # 22
+    "tests/core",  # 16
+)
+#: Folders whose tests need a database server, an emulated AWS or the CDK.
+SERVERS = ("tests/engines/postgres", "tests/engines/mysql", "tests/journey", "tests/infra")
+#: Seconds that a test of these folders may take; the others have the limit of pyproject.toml.
+LIMITS = {"tests/cli": 60}
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Send all tests of a group to the same process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
+    config.option.loadscopereorder = False  # else the group with the most tests comes first
+    return GroupScheduling(config)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
+    for item in items:
+        if "aws" in getattr(item, "fixturenames", ()) or _folder(item.nodeid, SERVERS):
+            item.add_marker(pytest.mark.server)
+        if limit := LIMITS.get(_folder(item.nodeid, tuple(LIMITS))):
+            item.add_marker(pytest.mark.timeout(limit))
+    yield  # the others sort, too
+    items.sort(key=_rank)
+
+
+def group(nodeid: str) -> str:
+    """Return the name of the test's group: its folder, of MySQL's tests the server, or its file."""
+    folder = _folder(nodeid, GROUPS)
+    if folder == "tests/engines/mysql":
+        return f"{folder} on {'MySQL' if '[mysql' in nodeid else 'MariaDB'}"
+    return folder or nodeid.split("::", maxsplit=1)[0]
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = _folder(item.nodeid, GROUPS)
+    return GROUPS.index(folder) if folder else len(GROUPS)
+
+
+def _folder(nodeid: str, folders: tuple[str, ...]) -> str:
+    """Return the folder that the test is in, or an empty text."""
+    return next((f for f in folders if nodeid.startswith(f"{f}/")), "")
