@@ -125,3 +125,12 @@ bench: .venv/.ready system  ## Compare with other tools; see bench/README.md
 
 clean:  ## Remove everything that was built
 	@rm -rf .venv build cdk.out infra/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+build/mutants-venv/.ready: devtools/mutants.txt | .venv/.ready
+	@$(UV) venv --quiet --clear --python $(PY) build/mutants-venv
+	@$(INSTALL) --python build/mutants-venv -r devtools/mutants.txt; touch $@
+
+mutants: build/mutants-venv/.ready  ## Put mistakes into the core and see whether the tests notice (EACH=12 a module)
+	@$(PY) -c "from devtools import emulator; emulator.prepare()"
+	@build/mutants-venv/bin/python -m devtools.mutants --each $(or $(EACH),12)
+.PHONY: mutants
