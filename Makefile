@@ -35,7 +35,7 @@ setup: .venv/.ready  ## Install what development needs
 
 # Versions that are locked already stay, unless UPGRADE=1.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
-ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/servers/postgres15
+ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/mutants devtools/servers/postgres15
 lock: $(UV)  ## Make every hashed requirements file anew from its .in (UPGRADE=1: newest versions)
 	@agree=; for group in $(TOGETHER) bench; do \
 	  $(LOCK) $$agree $$group/requirements.in -o $$group/requirements.txt; agree="$$agree -c $$group/requirements.txt"; done

@@ -264,7 +264,7 @@ def test_a_read_that_nothing_interrupts_is_given_up_and_its_upload_aborted(
 def test_the_message_says_what_the_time_was_spent_on(vault: Vault, engine: ScriptedEngine) -> None:
     engine.scripts = [Scripted("large", engine.until_cancelled)]
     with pytest.raises(OutOfTime, match="most of them spent on waiting for the source"):
-        back_up(unit(), vault, Deadline(0.5, margin=0.1))
+        back_up(unit(), vault, Deadline(3, margin=1))
 
 
 # --- other causes ------------------------------------------------------------------------------
