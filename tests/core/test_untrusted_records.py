@@ -25,7 +25,7 @@ from tests.core.test_plan_and_seal import (
     sealed,
     units_of,
 )
-from tests.planning import whole_plan
+from tests.planning import collected, whole_plan
 
 CUTS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda body: body[:-20],
@@ -75,6 +75,7 @@ def test_a_receipt_that_cannot_be_read_costs_its_own_source_and_a_redrive_mends_
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert vault.sealed_runs("docs") == []
     _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = collected(vault, state)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     assert state["databases"]["count"] == 0
     run_all(vault, engines, state)
@@ -103,6 +104,7 @@ def test_a_receipt_of_something_else_proves_nothing(
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert told in reasons(summary, "docs")
     _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = collected(vault, state)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     run_all(vault, engines, state)  # the unit is stored again, not taken for stored
     complain(sealed(vault, whole))
@@ -118,6 +120,7 @@ def test_a_unit_whose_object_was_written_over_runs_again_in_a_redrive(
     with pytest.raises(SourcesFailed, match=r"docs.*0000.tar.zst.*redrive this execution"):
         complain(summary)
     _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = collected(vault, state)
     assert [u.id for u in units_of(vault, state, "files")] == ["0000"]
     run_all(vault, engines, state)
     complain(sealed(vault, whole))
@@ -132,6 +135,7 @@ def test_a_backup_sealed_before_and_damaged_since_asks_for_a_new_run(
     vault.put(keys.data("docs", whole, "0000.tar.zst"), b"rubbish")
     engines["files"].scripts = [Scripted("0000.tar.zst", lambda: iter([b"the files of today"]))]
     _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = collected(vault, state)
     (again,) = units_of(vault, state, "files")
     back_up(again, vault)
     with pytest.raises(SourcesFailed, match="A redrive does not help: start a new run"):

@@ -19,6 +19,7 @@ from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.postgres import (
     errors,
     finalize,
+    large_objects,
     omit,
     post_data,
     preflight,
@@ -166,7 +167,7 @@ def _tasks(
                 batch, size = [], 0
         elif entry.kind == b"TABLE DATA":
             of_extensions.append(entry)
-        elif entry.kind == b"BLOBS" and entry.file:
+        elif entry.kind in (b"BLOBS", large_objects.PACKED) and entry.file:
             rows.append(_large_objects(job, archive, entry, task))
         elif entry.kind != b"BLOB METADATA":
             others.append(entry.dump_id)
@@ -203,7 +204,10 @@ def _large_objects(
 ) -> RestoreTask:
     """Restore a group of large objects in one transaction."""
     listing = (entry.file or b"").decode()
-    pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
+    if entry.kind == large_objects.PACKED:
+        pieces = [listing + archive.suffix]
+    else:
+        pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
     ids = [*(i for i in entry.dependencies if _is_data(archive, i)), entry.dump_id]
     names = ["toc.dat", *pieces]
     return task("data", f"large-{entry.dump_id}", "script", names, ids=ids, together=True)
@@ -367,8 +371,11 @@ class _Work:
         folder.mkdir()
         for name in self.task.objects:
             if name != "toc.dat":
-                with (folder / name).open("wb") as file:
-                    for block in self.job.read(_object(self.job, name)):
+                stored = _object(self.job, name)
+                # What we have compressed is read as it was before.
+                plain = name.removesuffix(".zst") if stored.encoding == "zstd" else name
+                with (folder / plain).open("wb") as file:
+                    for block in self.job.read(stored):
                         file.write(block)
         archive = read_toc(self.job)
         archive.entries = [self.edits.apply(e) for e in archive.entries]

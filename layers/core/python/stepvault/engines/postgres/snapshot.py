@@ -89,7 +89,7 @@ class PostgresSnapshot:
         missing = [
             e.label
             for e in self.archive.entries
-            if e.kind == b"TABLE DATA" and e.file and self.archive.data_file(e) not in names
+            if e.kind != b"BLOBS" and e.file and self.archive.data_file(e) not in names
         ]
         if missing:
             raise ShortRead(f"no object was stored for {', '.join(missing[:5])}")
