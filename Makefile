@@ -35,7 +35,7 @@ setup: .venv/.ready  ## Install what development needs
 
 # Versions that are locked already stay, unless UPGRADE=1.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
-ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/servers/postgres15
+ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/mutants devtools/servers/postgres15
 lock: $(UV)  ## Make every hashed requirements file anew from its .in (UPGRADE=1: newest versions)
 	@agree=; for group in $(TOGETHER) bench; do \
 	  $(LOCK) $$agree $$group/requirements.in -o $$group/requirements.txt; agree="$$agree -c $$group/requirements.txt"; done
@@ -88,8 +88,10 @@ imports: .venv/.ready  ## Import rules, with import-linter
 	@mkdir -p build; .venv/bin/lint-imports --no-logo >build/import-rules.txt || { cat build/import-rules.txt; exit 1; }
 
 # All parts at once, each part's output in one piece, and all of them even if one fails.
+AT_ONCE := $(MAKE) --no-print-directory --jobs --keep-going --output-sync=target
+CHECKS := lint types imports synth
 check: .venv/.ready  ## Lint, types, import rules, and cdk synth with cdk-nag
-	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint types imports synth
+	@$(AT_ONCE) $(CHECKS)
 
 # Warnings are errors: an annotation or a module that cannot be read stops it.
 DOCS := stepvault '!stepvault\.engines\.(?!base$$).+'
@@ -100,12 +102,12 @@ docs: .venv/.ready  ## Render the API documentation to build/docs
 # Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
 PYTEST := .venv/bin/pytest -q -n 2
 
-test: .venv/.ready system layers  ## Everything: checks, then all tests on real servers
-	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target check servers
+test: .venv/.ready system  ## Everything: checks, then all tests on real servers
+	@$(AT_ONCE) $(CHECKS) servers
 	@$(PYTEST)
 
-unit: .venv/.ready  ## The tests that need no server; under a minute
-	@$(PYTEST) -m "not server"
+unit: .venv/.ready  ## The fast tests, which need no server; under a minute
+	@$(PYTEST) -m "not slow"
 
 coverage: .venv/.ready system servers  ## All tests, and the lines that no test runs: build/coverage
 	@$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html:build/coverage

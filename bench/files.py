@@ -191,8 +191,8 @@ def main() -> None:
     """Measure many small files, then a few large ones."""
     chosen = options(__doc__ or "", files=100_000, large=4)
     SCRATCH.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=SCRATCH) as made, ObjectStore() as store:
-        folder = Path(made)
+    with tempfile.TemporaryDirectory(dir=SCRATCH) as temporary, ObjectStore() as store:
+        folder = Path(temporary)
         small, large = folder / "small", folder / "large"
         size = make_small(small, chosen.files)
         what = f"{chosen.files:,} small files, {size / 1e6:,.0f} MB"

@@ -103,15 +103,15 @@ class _Sampler:
 
 
 def _tree(pid: int) -> list[int]:
-    found, todo = [], [pid]
+    tree, todo = [], [pid]
     while todo:
         one = todo.pop()
-        found.append(one)
+        tree.append(one)
         with suppress(OSError):
             for task in os.listdir(f"/proc/{one}/task"):
                 text = Path(f"/proc/{one}/task/{task}/children").read_text()
                 todo += [int(child) for child in text.split()]
-    return found
+    return tree
 
 
 def _resident(pid: int) -> int:

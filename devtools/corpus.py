@@ -16,7 +16,7 @@ import psycopg
 from psycopg import sql
 
 from devtools.servers.postgres import PostgresServer
-from stepvault.engines.base import Connection
+from stepvault.engines.base import Connection, RestoreJob
 from stepvault.engines.postgres import engine
 from stepvault.errors import StepvaultError
 from stepvault.settings import PostgresSource
@@ -159,7 +159,7 @@ def _pg_restore(server: PostgresServer, archive: Path, database: str) -> list[st
 
 def _job(
     server: PostgresServer, backup: list[Result], vault: Path, source: PostgresSource, database: str
-) -> Any:
+) -> RestoreJob:
     where = _connection(server, database)
     return restore_job(backup, vault, source, connection=where, connections=2)
 

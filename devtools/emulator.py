@@ -267,18 +267,18 @@ def _answers(url: str) -> bool:
 
 def _certificate() -> Path:
     """Return a self-signed certificate for the loopback address; its key is beside it."""
-    made = ROOT / "build" / "emulator-tls" / "server.crt"
-    if not made.is_file():
-        made.parent.mkdir(parents=True, exist_ok=True)
+    certificate = ROOT / "build" / "emulator-tls" / "server.crt"
+    if not certificate.is_file():
+        certificate.parent.mkdir(parents=True, exist_ok=True)
         _run(
             [
                 "openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "3650",
                 "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
                 "-addext", "basicConstraints=critical,CA:FALSE",
-                "-keyout", made.with_suffix(".key"), "-out", made,
+                "-keyout", certificate.with_suffix(".key"), "-out", certificate,
             ]
         )  # fmt: skip
-    return made
+    return certificate
 
 
 def _run(command: Sequence[str | Path], extra: Mapping[str, str] | None = None) -> None:

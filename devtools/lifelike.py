@@ -167,7 +167,7 @@ class Traffic:
         self.commits = 0
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "devtools.lifelike"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -175,8 +175,8 @@ class Traffic:
             text=True,
             env=os.environ | {"STEPVAULT_TRAFFIC": json.dumps(self._settings)},
         )
-        assert self._process.stdout is not None
-        if not self._process.stdout.readline():  # comes after the first commits
+        assert self.process.stdout is not None
+        if not self.process.stdout.readline():  # comes after the first commits
             self._end()
         return self
 
@@ -190,8 +190,8 @@ class Traffic:
 
     def _end(self) -> None:
         """Tell the process to stop by closing its input; read how many commits it made."""
-        printed, errors = self._process.communicate("", timeout=30)
-        if self._process.returncode:
+        printed, errors = self.process.communicate("", timeout=30)
+        if self.process.returncode:
             raise RuntimeError(f"the traffic's process failed:\n{errors[-2000:]}")
         self.commits = int(printed)
 

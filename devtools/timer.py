@@ -14,7 +14,7 @@ class Timer:
         self._ended: float | None = None
 
     def __enter__(self) -> Self:
-        self.__init__()  # type: ignore[misc]  # count from here
+        self._started = time.perf_counter()
         return self
 
     def __exit__(

@@ -59,7 +59,7 @@ class Access:
             grants.append(Allow(["s3:ListBucket"], [self._bucket(bucket) for bucket in whole]))
         return [
             *grants,
-            Allow(["s3:GetObject"], objects, "every object of the source"),
+            Allow(["s3:GetObject", "s3:GetObjectTagging"], objects, "every object of the source"),
             # The key of a bucket may be another account's; its policy has to agree, too.
             self._decrypt(
                 "s3",

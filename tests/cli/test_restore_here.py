@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sqlite3
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from stepvault import keys
+from stepvault import keys, storage
 from stepvault.backup import back_up
 from stepvault.catalog import Vault
 from stepvault.errors import VaultDenied
@@ -279,3 +280,32 @@ def test_the_same_command_goes_on_with_a_restore_that_ended_half_way(
     done = invoke(*asked)
     assert done.exit_code == 0, done.stderr
     assert [rows(back / f"{n}.sqlite") for n in "abc"] == [[(1, "a")], [(1, "b")], [(1, "c")]]
+
+
+def test_objects_come_back_into_a_bucket_and_others_are_told_where_they_go(
+    vault: Vault, run: str
+) -> None:
+    bucket = f"source-{uuid.uuid4().hex[:12]}"
+    storage.client().create_bucket(Bucket=bucket)
+    storage.client().put_object(
+        Bucket=bucket, Key="from/page", Body=b"<p>", ContentType="text/html", Tagging="a=b"
+    )
+    source = {"name": "pages", "engine": "files", "path": f"s3://{bucket}/from"}
+    execution = Execution(name="pages", started=datetime(2026, 11, 22, 4, tzinfo=UTC))
+    request = RunRequest(execution=execution)
+    config = Config.model_validate({"sources": [source]})
+    for unit in units(vault, whole_plan(config, vault, request)):
+        back_up(unit, vault)
+    seal(vault, SealRequest(run_id=request.run_id))
+    to = ("--to", f"s3://{bucket}/to", "--vault", vault.bucket)
+    done = invoke("restore", "pages", *to, "--compare")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "equals the backup" in done.stdout
+    back = storage.client().get_object(Bucket=bucket, Key="to/page")
+    assert (back["Body"].read(), back["ContentType"], back["TagCount"]) == (b"<p>", "text/html", 1)
+    again = invoke("restore", "pages", *to)
+    assert again.exit_code == 4
+    assert "there are objects already" in again.stderr
+    refused = invoke("restore", "tickets", *to)
+    assert refused.exit_code == 2
+    assert "is not restored to a bucket" in refused.stderr

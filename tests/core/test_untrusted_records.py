@@ -25,6 +25,7 @@ from tests.core.test_plan_and_seal import (
     sealed,
     units_of,
 )
+from tests.planning import whole_plan
 
 CUTS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda body: body[:-20],
@@ -45,7 +46,7 @@ def damage(vault: Vault, key: str, edit: Callable[[bytes], bytes]) -> None:
 @pytest.fixture
 def whole(vault: Vault, engines: dict[str, ScriptedEngine]) -> str:
     """A run whose units are all stored, not sealed yet."""
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, state)
     return str(state["run_id"])
 
@@ -198,7 +199,7 @@ def test_a_failure_record_that_cannot_be_read_stops_nothing(
     engines: dict[str, ScriptedEngine],
     edit: Callable[[bytes], bytes],
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run = state["run_id"]
     run_unit(vault, engines, units_of(vault, state, "databases")[0])
     vault.put_failure(run, failure := Failure.model_validate(FAILURE))
@@ -235,7 +236,7 @@ def test_a_manifest_that_cannot_be_read_is_named_and_stops_no_other_source(
     for read in reads:
         with pytest.raises(BackupTampered, match=f"'{key}' is not what Stepvault wrote"):
             read()
-    later = plan.plan(CONFIG, vault, request(day=23))  # a plan needs nothing of it
+    later = whole_plan(CONFIG, vault, request(day=23))  # a plan needs nothing of it
     assert later["files"]["count"] == 2
     again = sealed(vault, whole)
     assert statuses(again) == {"app": "sealed", "docs": "failed"}
@@ -258,7 +259,7 @@ def test_prune_leaves_a_source_alone_whose_manifest_cannot_be_read_and_does_the_
 ) -> None:
     runs = []
     for day in (1, 2, 3):
-        state = plan.plan(CONFIG, vault, request(day=day))
+        state = whole_plan(CONFIG, vault, request(day=day))
         run_all(vault, engines, state)
         sealed(vault, state["run_id"])
         runs.append(state["run_id"])

@@ -12,8 +12,6 @@ from devtools.servers.mysql import MySql
 from devtools.servers.postgres import PostgresServer
 from devtools.servers.server import Server
 
-pytestmark = pytest.mark.server
-
 BRANDS: dict[str, Callable[[], Server]] = {
     "postgres": PostgresServer,
     "mariadb": MariaDb,

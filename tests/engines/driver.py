@@ -144,7 +144,7 @@ class _Writer:
                     self.watch(stream.name, raw_bytes)
             sink.close()
         counts = stream.result()
-        made = StoredObject(
+        stored_object = StoredObject(
             name=stream.name,
             raw_bytes=raw_bytes,
             stored_bytes=sink.stored_bytes,
@@ -155,7 +155,7 @@ class _Writer:
             files=counts.files,
             facts=dict(counts.facts),
         )
-        self.stored.append(Stored(made, tuple(sink.frames) if sink.asked else ()))
+        self.stored.append(Stored(stored_object, tuple(sink.frames) if sink.asked else ()))
 
     def remove(self) -> None:
         for path in self.paths:
@@ -307,8 +307,8 @@ def _read(stored: StoredObject, folder: Path) -> Iterator[bytes]:
                 yield block
     except (zstandard.ZstdError, FileNotFoundError) as error:
         raise BackupTampered(f"{stored.name} cannot be read: {error}") from error
-    found = (raw_bytes, raw.hexdigest(), file_hash.hexdigest())
-    if found != (stored.raw_bytes, stored.raw_sha256, stored.stored_sha256):
+    content = (raw_bytes, raw.hexdigest(), file_hash.hexdigest())
+    if content != (stored.raw_bytes, stored.raw_sha256, stored.stored_sha256):
         raise BackupTampered(f"{stored.name} is not what was stored")
 
 

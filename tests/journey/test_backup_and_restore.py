@@ -49,8 +49,8 @@ def downloaded(world: World, run: str, tmp_path_factory: pytest.TempPathFactory)
         for entry in world.vault.entries(prefix):
             path = folder / entry.key[len(prefix) :]
             path.parent.mkdir(parents=True, exist_ok=True)
-            found = client().get_object(Bucket=world.vault.bucket, Key=entry.key)
-            path.write_bytes(found["Body"].read())
+            answer = client().get_object(Bucket=world.vault.bucket, Key=entry.key)
+            path.write_bytes(answer["Body"].read())
         return folder
 
     return download
@@ -228,12 +228,12 @@ def test_a_tampered_object_is_refused_and_nothing_of_it_is_kept(world: World) ->
 
 def _errors(world: World, execution: str) -> list[str]:
     """What the children of the execution's Maps failed with."""
-    found = []
+    errors = []
     for map_run in world.steps.list_map_runs(executionArn=execution)["mapRuns"]:
         children = world.steps.list_executions(
             mapRunArn=map_run["mapRunArn"], statusFilter="FAILED"
         )["executions"]
         for child in children:
             told = world.steps.describe_execution(executionArn=child["executionArn"])
-            found.append(f"{told.get('error')}: {told.get('cause')}")
-    return found
+            errors.append(f"{told.get('error')}: {told.get('cause')}")
+    return errors

@@ -76,7 +76,7 @@ def test_after_a_redrive_only_what_failed_runs_again(world: World) -> None:
 
 def workers(function_part: str) -> list[int]:
     """Processes in which the emulator runs the functions of that name."""
-    found = []
+    pids = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environment = (process / "environ").read_bytes().split(b"\0")
@@ -84,8 +84,8 @@ def workers(function_part: str) -> list[int]:
             continue
         names = [e for e in environment if e.startswith(b"AWS_LAMBDA_FUNCTION_NAME=")]
         if names and function_part.encode() in names[0].lower():
-            found.append(int(process.name))
-    return found
+            pids.append(int(process.name))
+    return pids
 
 
 def test_a_function_killed_in_mid_stream_leaves_nothing_and_the_same_run_can_be_finished(

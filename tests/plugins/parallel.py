@@ -25,8 +25,12 @@ GROUPS = (
     "tests/cli",  # 22
     "tests/core",  # 16
 )
-#: Folders whose tests need a database server, an emulated AWS or the CDK.
-SERVERS = ("tests/engines/postgres", "tests/engines/mysql", "tests/journey", "tests/infra")
+#: What needs a database server, an emulated AWS or the CDK, or takes many seconds.
+SLOW = (
+    *("tests/engines/postgres/", "tests/engines/mysql/", "tests/journey/", "tests/infra/"),
+    *("tests/package/", "tests/test_adding_an_engine.py", "tests/devtools/test_servers.py"),
+    "tests/engines/files/backup/test_plan.py::test_a_tree_deeper_than_paths_may_be_long_comes_back",
+)
 #: Seconds that a test of these folders may take; the others have the limit of pyproject.toml.
 LIMITS = {"tests/cli": 60}
 
@@ -46,8 +50,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None]:
     for item in items:
-        if "aws" in getattr(item, "fixturenames", ()) or _folder(item.nodeid, SERVERS):
-            item.add_marker(pytest.mark.server)
+        if "aws" in getattr(item, "fixturenames", ()) or item.nodeid.startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         if limit := LIMITS.get(_folder(item.nodeid, tuple(LIMITS))):
             item.add_marker(pytest.mark.timeout(limit))
     yield  # the others sort, too

@@ -99,7 +99,8 @@ def test_a_real_difference_of_each_kind_is_still_seen(rig: MariaDbRig, tmp_path:
         run_restore(rig.engine, job)
         rig.server.sql(*statements.split("; "), database=there)
         found = rig.engine.differences(job)
-        if len(found) != 1 or table not in found[0]:
+        # A column's place is part of a row's text, too.
+        if not found or len(found) > 1 + (kind == "a column's place") or table not in found[0]:
             unseen.append((kind, found))
     assert not unseen
 

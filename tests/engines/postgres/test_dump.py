@@ -97,4 +97,6 @@ def test_a_table_of_that_name_is_left_out_alone(
     result = run(pg18, database, tmp_path / "vault", exclude_tables=[pattern])
     archive = toc.read((tmp_path / "vault" / "toc.dat").read_bytes())
     assert [e.tag.decode() for e in archive.entries if e.kind == b"TABLE"] == [name + "+"]
+    rows = [e.tag.decode() for e in archive.entries if e.kind == b"TABLE DATA"]
+    assert rows == [name + "+"]
     assert [o.facts["table"] for o in result.objects if "table" in o.facts] == [f"public.{name}+"]

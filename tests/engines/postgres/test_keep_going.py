@@ -363,3 +363,26 @@ def test_roles_that_are_missing_cost_no_table(pg18: PostgresServer, tmp_path: Pa
     assert pg18.psql(owners, database=there).splitlines() == ["t|postgres|t", "u|postgres|t"]
     pg18.psql(f"DROP DATABASE {there}")
     pg18.psql("DROP ROLE stays")
+
+
+def test_owners_that_the_user_may_not_give_to_cost_no_table(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    """The roles are there; grants to them need no membership."""
+    name = new_database(pg18)
+    role, user = f"owner_{name}", f"master_{name}"
+    pg18.psql(
+        f"CREATE ROLE {role}; CREATE ROLE {user} LOGIN CREATEDB PASSWORD '{pg18.password}';"
+        f"CREATE TABLE t AS SELECT 1 AS i; ALTER TABLE t OWNER TO {role};"
+        f"CREATE TABLE u AS SELECT 2 AS i; ALTER TABLE u OWNER TO {user}; GRANT SELECT ON u TO {role}",
+        database=name,
+    )
+    where = address(pg18, f"{name}_made", user=user)
+    job, left = job_of(pg18, name, tmp_path / "vault", where=where)
+    with pytest.raises(TargetUnsupported, match=f"owner {role}: user {user} is not a member"):
+        engine.plan_restore(job)
+    run_restore(engine, replace(job, options=RestoreOptions(keep_going=True)))
+    assert names(left) == {("owner", role)}
+    owners = "SELECT relname, relowner::regrole, relacl::text ~ 'owner_' FROM pg_class WHERE relname IN ('t', 'u') ORDER BY 1"
+    there = pg18.psql(owners, database=name_of(job)).splitlines()
+    assert there == [f"t|{user}|", f"u|{user}|t"]

@@ -25,8 +25,9 @@ def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
 
 
 def test_a_database_comes_back_on_the_same_server_and_on_the_newest(
-    server: PostgresServer, pg18: PostgresServer, tmp_path: Path
+    server: PostgresServer, pg18: PostgresServer, odd18: str, tmp_path: Path
 ) -> None:
+    """``odd18`` is there for its roles."""
     name = make_odd(server, f"odd_{server.port}", rows=1000)
     result = run(server, name, tmp_path / "vault")
     version = server.psql("SHOW server_version")

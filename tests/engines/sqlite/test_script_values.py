@@ -153,3 +153,36 @@ class TestText:
             connection.executemany("INSERT INTO t VALUES (?)", rows)
             query = "SELECT a FROM t ORDER BY rowid"
             assert after_the_round_trip(connection, query) == [rows, rows]
+
+
+class TestCost:
+    """Ten times the tables or columns take about ten times the work."""
+
+    def test_all_tables_are_listed_once(self) -> None:
+        """SQLite goes through all tables for such a list, even for a list of one."""
+        statements: list[str] = []
+        with database() as connection:
+            for number in range(50):
+                connection.execute(f"CREATE TABLE t{number} (a INTEGER PRIMARY KEY, b)")
+            connection.set_trace_callback(statements.append)
+            script_of(connection)
+        assert len([s for s in statements if "table_list" in s]) == 1
+
+    def test_rows_of_a_wide_table_share_statements(self) -> None:
+        """SQLite looks for each column's name among all, once a statement."""
+        columns = [f"c{n}" for n in range(1_900)]
+        row = [n % 10 for n in range(1_900)]
+        with database() as connection:
+            connection.execute(f"CREATE TABLE t ({', '.join(columns)})")
+            connection.executemany(f"INSERT INTO t VALUES ({', '.join('?' * 1_900)})", [row] * 200)
+            script = script_of(connection)
+            assert 1 < script.count(b"INSERT INTO") < 10
+            assert max(len(line) for line in script.split(b";\n")) < 512 << 10
+            for rows in after_the_round_trip(connection, "SELECT * FROM t"):
+                assert rows == [tuple(row)] * 200
+
+    def test_rows_of_an_ordinary_table_have_a_statement_each(self) -> None:
+        with database() as connection:
+            connection.execute("CREATE TABLE t (a)")
+            connection.executemany("INSERT INTO t VALUES (?)", [(n,) for n in range(20)])
+            assert script_of(connection).count(b"INSERT INTO") == 20

@@ -1,13 +1,14 @@
 """S3 buckets as sources, for engines that know no AWS."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 from stepvault import storage
 from stepvault.aws_errors import AwsProblem, translated
 from stepvault.deadline import Deadline
-from stepvault.engines.base import ObjectEntry
+from stepvault.engines.base import Buffer, ObjectEntry
 from stepvault.errors import (
     SourceBusy,
     SourceChanged,
@@ -15,12 +16,16 @@ from stepvault.errors import (
     SourceMissing,
     SourceUnreachable,
     StepvaultError,
+    TargetMissing,
 )
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import GetObjectOutputTypeDef
 
 _CHUNK = 1 << 20
+#: Objects up to this size are written by one request; S3 takes 10,000 parts of others.
+_PART = 8 << 20
+_PARTS_AT_MOST = 10_000
 
 #: What is kept of an object beside its bytes, as the API names it; tags and ``Expires`` apart.
 _PROPERTIES = (
@@ -31,7 +36,7 @@ _DEFAULT_TYPE = "binary/octet-stream"
 
 
 class Buckets:
-    """``engines.base.ObjectReader`` over botocore.
+    """``engines.base.ObjectStore`` over botocore.
 
     Args:
         deadline: no request takes longer than this allows.
@@ -110,6 +115,88 @@ class Buckets:
         except SourceDenied:
             return None
         return {tag["Key"]: tag["Value"] for tag in tags}
+
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        chunks: Iterable[Buffer],
+        size: int,
+        properties: Mapping[str, Any],
+    ) -> None:
+        """Store an object of that many bytes; none is stored if ``chunks`` raises."""
+        asked = {name: value for name, value in properties.items() if name != "Tags"}
+        tags = properties.get("Tags") or {}
+        client: Any = storage.client_for(self._deadline)
+        with _target_errors(bucket, key):
+            if size <= _PART:
+                body = b"".join(chunks)
+                asked |= {"Tagging": urlencode(tags)} if tags else {}
+                client.put_object(Bucket=bucket, Key=key, Body=body, **asked)
+                return
+            self._write_parts(client, {"Bucket": bucket, "Key": key}, chunks, size, asked)
+            if tags:
+                listed = [{"Key": name, "Value": value} for name, value in tags.items()]
+                client.put_object_tagging(Bucket=bucket, Key=key, Tagging={"TagSet": listed})
+
+    @staticmethod
+    def _write_parts(
+        client: Any,
+        where: Mapping[str, str],
+        chunks: Iterable[Buffer],
+        size: int,
+        asked: Mapping[str, Any],
+    ) -> None:
+        upload = {**where, "UploadId": client.create_multipart_upload(**where, **asked)["UploadId"]}
+        part_bytes = max(_PART, -(-size // _PARTS_AT_MOST))
+        parts: list[dict[str, Any]] = []
+
+        def send(body: bytes) -> None:
+            number = len(parts) + 1
+            answer = client.upload_part(**upload, PartNumber=number, Body=body)
+            parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+
+        try:
+            held = bytearray()
+            for chunk in chunks:
+                held += chunk
+                while len(held) >= part_bytes:
+                    send(bytes(held[:part_bytes]))
+                    del held[:part_bytes]
+            if held:
+                send(bytes(held))
+            client.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell
+                client.abort_multipart_upload(**upload)
+            raise
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object, if it is there."""
+        with _target_errors(bucket, key):
+            storage.client_for(self._deadline).delete_object(Bucket=bucket, Key=key)
+
+
+@contextmanager
+def _target_errors(bucket: str, key: str) -> Iterator[None]:
+    where = f"s3://{bucket}/{key}"
+
+    def ours(problem: AwsProblem) -> StepvaultError:
+        match problem.kind:
+            case "missing":
+                return TargetMissing(f"the bucket of {where} does not exist", "Make it first")
+            case "throttled":
+                return SourceBusy(f"{where} cannot be written now ({problem.code})")
+            case "transient":
+                return SourceUnreachable(f"{where} cannot be written: {problem.message}")
+            case _:
+                return SourceDenied(
+                    f"{where} may not be written ({problem.code}: {problem.message})",
+                    problem.hint or "Check the bucket's policy and its KMS key's",
+                )
+
+    with translated(ours):
+        yield
 
 
 @contextmanager

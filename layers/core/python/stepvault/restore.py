@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stepvault import engines, keys, secrets
+from stepvault.buckets import Buckets
 from stepvault.catalog import Vault
 from stepvault.compatibility import source_settings
 from stepvault.deadline import Deadline
@@ -366,6 +367,11 @@ def _job(
             f"A {manifest.engine} restore cannot go without {', '.join(map(repr, options.without))}",
             "It knows no kinds: leave --without out, or choose paths with --only",
         )
+    if target.bucket and not source.restores_to_bucket:
+        raise ConfigInvalid(
+            f"{manifest.source!r} is a {manifest.engine} source, which is not restored to a bucket",
+            "Write --to ./folder-or-file",
+        )
 
     def read_range(stored: StoredObject, start: int, end: int) -> bytes:
         run = stored.run_id or manifest.run_id
@@ -381,7 +387,9 @@ def _job(
             connection=(
                 secrets.resolve(target.connection, options.database) if target.connection else None
             ),
-            path=Path(target.path) if target.path else None,
+            path=Path(target.path) if target.path and not target.bucket else None,
+            bucket=target.bucket,
+            buckets=Buckets(deadline) if target.bucket else None,
             connections=(source.connections if isinstance(source, DatabaseSettings) else None) or 3,
             scratch=Path(scratch),
             options=options,

@@ -96,6 +96,8 @@ class SourceSettings(Settings):
     """The Map that its units run in."""
     is_server: ClassVar[bool] = False
     """A server: reached by a connection, restored to one. Else it is restored to a path."""
+    restores_to_bucket: ClassVar[bool] = False
+    """Whether it can be restored to ``s3://bucket/prefix``, too."""
     can_build_on_parent: ClassVar[bool] = False
     """Whether a backup may refer to objects of an earlier one, its parent."""
     can_leave_out_kinds: ClassVar[bool] = False
@@ -209,6 +211,7 @@ class FilesSource(SourceSettings):
 
     other_names: ClassVar[tuple[str, ...]] = ("directory", "folder", "efs", "s3")
     kind: ClassVar[Kind] = "files"
+    restores_to_bucket: ClassVar[bool] = True
     can_build_on_parent: ClassVar[bool] = True
 
     engine: Literal["files"]
@@ -259,6 +262,11 @@ class TargetSettings(Settings):
     """A database server, with an account that may create."""
     path: str | None = None
     """A directory that the functions can write; every source gets a folder of its own there."""
+
+    @property
+    def bucket(self) -> str | None:
+        """The path, if it is ``s3://bucket/prefix``."""
+        return self.path if self.path and self.path.startswith("s3://") else None
 
     @model_validator(mode="after")
     def _one_place(self) -> "TargetSettings":

@@ -84,6 +84,31 @@ class ObjectReader(Protocol):
         ...
 
 
+class ObjectStore(ObjectReader, Protocol):
+    """Also writes objects, for restores into a bucket.
+
+    Every method raises TargetMissing, SourceDenied, SourceBusy or SourceUnreachable.
+    """
+
+    def write(
+        self,
+        bucket: str,
+        key: str,
+        chunks: Iterable[Buffer],
+        size: int,
+        properties: Mapping[str, Any],
+    ) -> None:
+        """Store an object of that many bytes; none is stored if ``chunks`` raises.
+
+        ``properties`` are those that ``read`` tells.
+        """
+        ...
+
+    def delete(self, bucket: str, key: str) -> None:
+        """Remove an object, if it is there."""
+        ...
+
+
 @dataclass(frozen=True)
 class ObjectEntry:
     """One object of a bucket."""
@@ -229,6 +254,10 @@ class RestoreJob:
     connection: Connection | None = None
     path: Path | None = None
     """Where to restore to, for engines that write files."""
+    bucket: str | None = None
+    """Where to restore to instead, as ``s3://bucket/prefix``, for engines that write objects."""
+    buckets: ObjectStore | None = None
+    """Writes there."""
     connections: int = 1
     scratch: Path = Path("/tmp")
     options: RestoreOptions = RestoreOptions()

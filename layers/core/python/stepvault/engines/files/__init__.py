@@ -42,18 +42,22 @@ class FilesEngine:
 
     def plan_restore(self, job: RestoreJob) -> list[RestoreTask]:
         """Check the target; return a task for each pack that is needed and one for the end."""
-        with explained(f"{str(job.path)!r} cannot be restored to", SourceDenied):
+        with explained(f"{_target(job)!r} cannot be restored to", SourceDenied):
             return tasks.plan_restore(job)
 
     def restore(self, job: RestoreJob, task: RestoreTask) -> Counts:
         """Do one task; any may be repeated."""
-        with explained(f"{str(job.path)!r} cannot be written to", SourceDenied):
+        with explained(f"{_target(job)!r} cannot be written to", SourceDenied):
             return tasks.restore(job, task)
 
     def differences(self, job: RestoreJob) -> list[str]:
         """Compare the directory with the backup's index."""
-        with explained(f"{str(job.path)!r} cannot be compared", SourceDenied):
+        with explained(f"{_target(job)!r} cannot be compared", SourceDenied):
             return verify.differences(job)
+
+
+def _target(job: RestoreJob) -> str:
+    return job.bucket or str(job.path)
 
 
 engine = FilesEngine()

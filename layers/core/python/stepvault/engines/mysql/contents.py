@@ -212,9 +212,18 @@ class Contents:
         """Add a file of triggers, or of routines and events, if there are any."""
         if found:
             statements = [s for program in found for s in program.statements(self._source.definer)]
-            digests = {program.label: program.digests()[0] for program in found}
+            digests = {program.label: program.digests() for program in found}
             needs = {program.label: _needs(program.text, program.collation) for program in found}
-            self._add(file, statements, {**facts, "definitions": digests, "needs": needs})
+            self._add(
+                file,
+                statements,
+                {
+                    **facts,
+                    "definitions": {label: digest[0] for label, digest in digests.items()},
+                    "folded": {label: digest[1] for label, digest in digests.items()},
+                    "needs": needs,
+                },
+            )
 
     def _check_engines(self) -> None:
         """Refuse or report tables of which the backup cannot hold everything exactly."""

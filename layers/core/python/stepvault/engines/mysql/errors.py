@@ -134,7 +134,7 @@ TABLE = (
         "Run CHECK TABLE on the target",
     ),
     Meaning(
-        (1115, 1273, 1253, 1286, 1112, 1235, 1477, 1478, 1064, 1193, 1231, 3674, 4078),
+        (1115, 1273, 1253, 1286, 1112, 1235, 1478, 1064, 1193, 1231, 3674, 4078),
         SourceUnsupported,
         "",
         TargetUnsupported,

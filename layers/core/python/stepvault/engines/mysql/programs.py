@@ -46,14 +46,15 @@ class Program:
             owned(self.text, owner),
         ]
 
-    def digests(self) -> tuple[str, str]:
-        """Return short digests, whoever the definer is: of all, and of the text alone.
+    def digests(self) -> tuple[str, str, str]:
+        """Return short digests, whoever the definer is: of all, of all in lower case, of the text.
 
-        Older backups hold the second.
+        The second is for servers that write names in lower case, the third is in older backups.
         """
         text = owned(self.text, "strip")
-        parts = (self.sql_mode, self.client, self.collation, self.zone, text)
-        return _short("\n".join(parts)), _short(re.sub(r" AUTO_INCREMENT=\d+", "", text))
+        parts = "\n".join((self.sql_mode, self.client, self.collation, self.zone, text))
+        older = re.sub(r" AUTO_INCREMENT=\d+", "", text)
+        return _short(parts), _short(parts.lower()), _short(older)
 
 
 def _short(text: str) -> str:

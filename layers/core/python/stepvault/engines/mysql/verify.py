@@ -128,6 +128,13 @@ def _compare_programs(
                 job.not_compared(f"{label} of {target}, which did not work when it was backed up")
             elif program is None:
                 lines.append(f"{label} of {target} is missing")
-            elif same_version and digest not in program.digests():
+            elif same_version and not _same_program(session, program, stored, digest):
                 lines.append(f"{label} of {target} is defined differently")
     return lines
+
+
+def _same_program(session: Session, program: Program, stored: StoredObject, digest: str) -> bool:
+    now, folded, older = program.digests()
+    if session.folds and "folded" in stored.facts:
+        return bool(folded == stored.facts["folded"][program.label])
+    return digest in {now, older}

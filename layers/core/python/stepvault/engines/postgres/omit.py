@@ -36,6 +36,8 @@ class Edits:
 
     roles: tuple[str, ...] = ()
     """Roles that the target lacks: nothing belongs to them, nothing is granted to them."""
+    owners: tuple[str, ...] = ()
+    """Roles to which the user may give nothing: nothing belongs to them."""
     tablespaces: tuple[str, ...] | None = ()
     """Tablespaces that are not named; None: no tablespace is."""
 
@@ -45,7 +47,7 @@ class Edits:
             self.tablespaces is None or entry.tablespace.decode() in self.tablespaces
         ):
             entry = replace(entry, tablespace=b"")
-        if self.roles and entry.owner and entry.owner.decode() in self.roles:
+        if entry.owner and entry.owner.decode(errors="replace") in (*self.roles, *self.owners):
             entry = replace(entry, owner=b"")
         if self.roles and entry.kind in (b"ACL", b"DEFAULT ACL"):
             kept = _without_roles(entry.definition or b"", self.roles)

@@ -62,7 +62,8 @@ def split(entries: Sequence[Entry], ids: Collection[int]) -> Parts:
     contents = [e for e in rest if e.kind == b"MATERIALIZED VIEW DATA"]
     keys = {e.dump_id for e in rest if e.kind == b"FK CONSTRAINT"}
     needed = _needed(rest, keys)
-    others = [e for e in rest if e.dump_id not in needed | keys and e not in contents]
+    apart = needed | keys | {e.dump_id for e in contents}
+    others = [e for e in rest if e.dump_id not in apart]
     return Parts(
         parallel,
         [

@@ -19,6 +19,8 @@ from stepvault.engines.postgres.toc import Entry
 from stepvault.errors import TargetMissing, TargetUnsupported, listed
 from stepvault.records import Unrestored
 
+#: What no option goes without.
+_HOPELESS = "privilege of"
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s",;()]+)'
 _IN_SCHEMA = re.compile(rb" WITH SCHEMA (%b)" % _NAME)
 _PROVIDER = re.compile(rb"SECURITY LABEL FOR (%b) ON " % _NAME)
@@ -80,7 +82,7 @@ def prepare(
         if obstacle.harmless:
             entries = omit.leave_out(job, entries, obstacle.entries, obstacle.reason, asked=True)
     found = [o for o in found if not o.harmless]
-    hopeless = any(o.kind == "owner" for o in found)
+    hopeless = any(o.kind == _HOPELESS for o in found)
     if found and (hopeless or not job.options.keep_going):
         raise _refusal(opened, found)
     for obstacle in found:
@@ -93,6 +95,7 @@ def prepare(
     missing = tuple(o.name for o in found if o.kind == "tablespace")
     edits = omit.Edits(
         roles=tuple(o.name for o in found if o.kind == "role"),
+        owners=tuple(o.name for o in found if o.kind == "owner"),
         tablespaces=None if tablespaces is None else missing,
     )
     return list(entries), edits
@@ -103,10 +106,10 @@ def _refusal(opened: Session, found: Sequence[Obstacle]) -> TargetUnsupported | 
     if all(o.kind == "role" for o in found):
         return target.missing_roles([o.name for o in found])
     options = sorted({f"--without {o.go_without}" for o in found if o.go_without})
-    if any(o.kind == "role" for o in found):
+    if any(o.kind in ("role", "owner") for o in found):
         options.append("--owner none or NAME")
     ways = f"Restore with {', '.join(options)}; or with --keep-going" if options else ""
-    if any(o.kind == "owner" for o in found):
+    if any(o.kind == _HOPELESS for o in found):
         ways = "Give that role the privilege, or name another owner"
     return TargetUnsupported(
         listed(
@@ -126,6 +129,8 @@ def _roles(job: RestoreJob, opened: Session, entries: Sequence[Entry]) -> Iterat
     for role in needed:
         if role not in known:
             yield Obstacle("role", role, "the server has no such role")
+    if owner == "keep":
+        yield from _owners(opened, entries)
     for kind, pattern, go_without in (
         (b"POLICY", _POLICY_ROLES, "policies"),
         (b"USER MAPPING", _MAPPED_ROLE, "user-mappings"),
@@ -136,6 +141,17 @@ def _roles(job: RestoreJob, opened: Session, entries: Sequence[Entry]) -> Iterat
             missing = sorted({plain(n) for n in names} - known - {"PUBLIC"})
             if missing:
                 yield _of(entry, f"the server has no role {', '.join(missing)}", go_without)
+
+
+def _owners(opened: Session, entries: Sequence[Entry]) -> Iterator[Obstacle]:
+    """Find owners to whom the user may give nothing."""
+    privilege = "SET" if opened.info.server_version >= 160000 else "MEMBER"
+    query = "SELECT rolname FROM pg_catalog.pg_roles WHERE NOT pg_catalog.pg_has_role(oid, %s)"
+    others = {session.text(row[0]) for row in opened.execute(query, [privilege])}
+    owners = {e.owner.decode(errors="replace") for e in entries if e.owner}
+    for role in sorted(owners & others):
+        user = opened.info.user
+        yield Obstacle("owner", role, f"user {user} is not a member of that role")
 
 
 def _owner(job: RestoreJob, opened: Session, entries: Sequence[Entry]) -> Iterator[Obstacle]:
@@ -157,11 +173,11 @@ def _owner(job: RestoreJob, opened: Session, entries: Sequence[Entry]) -> Iterat
     database = opened.info.dbname
     schemas = [plain(e.tag) for e in entries if e.kind == b"SCHEMA" and e.tag != b"public"]
     if not row[0]:
-        yield Obstacle("owner", owner, f"user {user} is not a member of that role")
+        yield Obstacle(_HOPELESS, owner, f"user {user} is not a member of that role")
     if not row[1] and schemas:
-        yield Obstacle("owner", owner, f"may not create schemas in database {database}")
+        yield Obstacle(_HOPELESS, owner, f"may not create schemas in database {database}")
     if row[2] is False and any(e.namespace == b"public" and e.kind == b"TABLE" for e in entries):
-        yield Obstacle("owner", owner, f"may not create in schema public of database {database}")
+        yield Obstacle(_HOPELESS, owner, f"may not create in schema public of database {database}")
 
 
 def _tablespaces(opened: Session, entries: Sequence[Entry]) -> Iterator[Obstacle]:

@@ -225,6 +225,7 @@ class _Work:
         tablespaces = edits["tablespaces"]
         self.edits = omit.Edits(
             roles=tuple(edits["roles"]),
+            owners=tuple(edits["owners"]),
             tablespaces=None if tablespaces is None else tuple(tablespaces),
         )
 
@@ -253,7 +254,7 @@ class _Work:
                 first = progress.begin(opened, self.restore)
                 if self.job.options.overwrite and not whole:
                     first = target.drop_tables(entries) + first
-            script = Script(self.job, self.restore, folder, self.task.id)
+            script = Script(self.job, self.restore, folder, archive, self.task.id)
             script.run(opened, entries, first)
             script.run(opened, self._entries(archive, "rows"))
             opened.execute(progress.note(self.restore, "schema").encode())
@@ -279,7 +280,7 @@ class _Work:
         with target.connect(self.job) as opened:
             self._require_begun(opened)
             folder, archive = self._fetch()
-            script = Script(self.job, self.restore, folder, self.task.id)
+            script = Script(self.job, self.restore, folder, archive, self.task.id)
             entries = self._entries(archive, "ids")
             if self.task.arguments.get("together"):
                 script.run_together(opened, entries)
@@ -292,7 +293,7 @@ class _Work:
         with target.connect(self.job) as opened:
             if progress.unfinished(opened) is not None:
                 folder, archive = self._fetch()
-                script = Script(self.job, self.restore, folder, self.task.id)
+                script = Script(self.job, self.restore, folder, archive, self.task.id)
                 parts = post_data.split(archive.entries, set(self.task.arguments["ids"]))
                 post_data.Builder(self.job, self.restore, script).build(parts.parallel)
                 for entries, most in parts.in_turn:

@@ -9,6 +9,7 @@ that fail are alone; these are reported, all others are restored.
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,8 @@ from typing import Any
 from psycopg import Connection as Session
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import errors, locks, omit, programs, progress, target
-from stepvault.engines.postgres.toc import Entry
+from stepvault.engines.postgres import errors, locks, omit, programs, progress, target, toc
+from stepvault.engines.postgres.toc import SETTINGS, Entry
 from stepvault.errors import OutOfTime, StepvaultError, Transient
 
 #: Entries of one transaction, if the server has room for their locks.
@@ -39,13 +40,17 @@ class Script:
         job: the restore.
         restore: the restore's token, under which finished entries are noted.
         folder: where toc.dat and the data files are.
+        archive: that table of contents.
         task: what to call the work if the time runs out.
     """
 
-    def __init__(self, job: RestoreJob, restore: str, folder: Path, task: str) -> None:
+    def __init__(
+        self, job: RestoreJob, restore: str, folder: Path, archive: toc.Toc, task: str
+    ) -> None:
         self._job = job
         self._restore = restore
         self._folder = folder
+        self._archive = archive
         self._task = task
         self._children = programs.Children()
         self._first = ""
@@ -88,12 +93,13 @@ class Script:
 
     def text_of(self, entry: Entry, server_version: int) -> bytes:
         """Write what pg_restore would run for that entry alone, without psql's commands."""
-        text = programs.run(
-            self._children,
-            target.address(self._job),
-            self._pg_restore([entry], whole=False),
-            self._job.remaining,
-        )
+        with tempfile.TemporaryDirectory(dir=self._job.scratch) as part:
+            text = programs.run(
+                self._children,
+                target.address(self._job),
+                self._pg_restore([entry], Path(part), whole=False),
+                self._job.remaining,
+            )
         return b"".join(for_server(server_version, text))
 
     # ------------------------------------------------------------ inside
@@ -130,12 +136,13 @@ class Script:
         options = ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         options += ["-v", "ECHO=errors", "--no-password"]
         psql = [programs.find("psql"), *options, "-d", dsn]
-        arguments = self._pg_restore(entries, whole=True)
         with (
+            tempfile.TemporaryDirectory(dir=scratch) as part,
             tempfile.TemporaryFile(dir=scratch) as of_reader,
             tempfile.TemporaryFile(dir=scratch) as of_writer,
             self._children.within(self._job.remaining()),
         ):
+            arguments = self._pg_restore(entries, Path(part), whole=True)
             reader = self._children.start(
                 [programs.find(arguments[0]), *arguments[1:]],
                 read=True,
@@ -159,17 +166,30 @@ class Script:
                 self._children.forget(writer)
         self._first = ""
 
-    def _pg_restore(self, entries: Sequence[Entry], *, whole: bool) -> list[str]:
-        name = f"ids-{entries[0].dump_id}" if entries else "ids"
-        ids = self._folder / f"{name}-{len(entries)}"
-        ids.write_text("".join(f"{e.dump_id};\n" for e in entries))
-        options = [f"--use-list={ids}", "--file=-"] + ["--single-transaction"] * whole
+    def _pg_restore(self, entries: Sequence[Entry], part: Path, *, whole: bool) -> list[str]:
+        """Write the command that prints these entries as SQL.
+
+        Without data files it reads a table of contents of its own in ``part``: to read the whole
+        one each time would take time by the square of the number of tables.
+        """
+        folder = self._folder
+        options = ["--file=-"] + ["--single-transaction"] * whole
+        if any(e.file for e in entries):
+            listing = part / "list"
+            listing.write_text("".join(f"{e.dump_id};\n" for e in entries))
+            options.append(f"--use-list={listing}")
+        else:
+            folder = part
+            settings = [e for e in self._archive.entries if e.kind in SETTINGS]
+            others = [e for e in entries if e.kind not in SETTINGS]
+            reduced = replace(self._archive, entries=settings + others)
+            (part / "toc.dat").write_bytes(toc.write(reduced))
         owner = self._job.options.owner
         if owner != "keep":
             options += ["--no-owner", "--no-privileges"]
             if owner != "none" and not any(map(_privileged, entries)):
                 options.append(f"--role={owner}")
-        return ["pg_restore", *options, str(self._folder)]
+        return ["pg_restore", *options, str(folder)]
 
 
 def for_server(server_version: int, text: bytes) -> Iterator[bytes]:

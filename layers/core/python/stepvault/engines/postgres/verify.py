@@ -21,9 +21,11 @@ from psycopg import Connection as Session
 from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import (
+    definitions,
     errors,
     extension_tables,
     omit,
+    preflight,
     programs,
     progress,
     selection,
@@ -34,18 +36,17 @@ from stepvault.engines.postgres import (
 )
 from stepvault.engines.postgres.reader import Content, Reader
 from stepvault.engines.postgres.restore import read_toc, rows_alone
-from stepvault.engines.postgres.tables import Storage, Table
+from stepvault.engines.postgres.tables import Table
 from stepvault.engines.row_digest import Sums, total
 from stepvault.records import StoredObject
 
+_NAME = rb'(?:"(?:[^"]|"")+"|[^\s".,]+)'
 _SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
 _LARGE = re.compile(r"blob_(\d+)\.dat(\.zst)?")
 _BLOCK = 1 << 20
-#: Kinds that are not definitions, or that a restore is not asked to make.
-_PASSED_OVER = {
-    *(b"DATABASE", b"DATABASE PROPERTIES", b"TABLE DATA", b"SEQUENCE SET", b"BLOBS"),
-    *(b"BLOB METADATA", b"MATERIALIZED VIEW DATA", b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"),
-}
+#: How the archive loads a table; what is in the brackets are its columns.
+_COPY = re.compile(rb"COPY %b\.%b (?:\((.*)\))? ?FROM stdin;\n" % ((_NAME,) * 2), re.DOTALL)
+_COLUMN = re.compile(_NAME)
 
 
 def differences(job: RestoreJob) -> list[str]:
@@ -63,7 +64,11 @@ def _differences(job: RestoreJob) -> list[str]:
             found += _sequences(opened, chosen)
             if not job.options.only:
                 # Rows alone went into tables that were there.
-                found += [] if rows_alone(archive) else _definitions(job, chosen)
+                found += (
+                    []
+                    if rows_alone(archive)
+                    else definitions.differences(job, opened, archive, chosen)
+                )
                 found += _large_objects(job, opened)
             found += extension_tables.differences(job, opened, archive, chosen)
         except psycopg.Error as error:
@@ -82,18 +87,29 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
     there = {t.label: t for t in tables.listed(opened) if t.schema != progress.SCHEMA.encode()}
     root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
-    roots = {there[k].oid: there[v] for k, v in root.items() if k in there and v in there}
     if job.options.only or job.options.without:
         made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
         expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
         there = {k: v for k, v in there.items() if k in expected}
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
-    both = sorted(expected.keys() & there.keys())
-    wanted = [there[name] for name in both]
-    holding = _contents(job, opened, wanted, roots)
+    wanted = [there[name] for name in sorted(expected.keys() & there.keys())]
+    sizes = tables.storage(opened, wanted, {})
+    copied = {int(e.oid): _columns_of(e) for e in chosen if e.kind == b"TABLE DATA"}
+    columns = {t.oid: copied[expected[t.label][0].facts["oid"]] for t in wanted}
+    for table in wanted:
+        had, has = _names(columns[table.oid]), _names(sizes[table.oid].columns)
+        found += [f"table {table.label} has no column {c}" for c in sorted(had - has)]
+        found += [
+            f"table {table.label} has a column {c}, which the backup has not"
+            for c in sorted(has - had)
+        ]
+        if had - has:
+            del columns[table.oid]
+    wanted = [t for t in wanted if t.oid in columns]
+    holding = _contents(job, opened, sorted(wanted, key=lambda t: -sizes[t.oid].size), columns)
     seen: dict[str, Sums] = {}
     told: dict[str, list[StoredObject]] = {}
-    for label in both:
+    for label in (t.label for t in wanted):
         name = root.get(label, label)
         seen[name] = seen.get(name, Sums()).plus(holding[label])
         told.setdefault(name, []).extend(expected[label])
@@ -106,13 +122,25 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
     return found
 
 
+def _columns_of(entry: toc.Entry) -> bytes:
+    """Give the columns, quoted, in the order in which the backup has them: the target's may differ."""
+    match = _COPY.fullmatch(entry.copy or b"")
+    if match is None:
+        raise AssertionError(f"{entry.label} is loaded in another way: {entry.copy!r}")
+    return match[1] or b""
+
+
+def _names(columns: bytes) -> set[str]:
+    """List columns; releases differ in what they quote."""
+    return {preflight.plain(c) for c in _COLUMN.findall(columns)}
+
+
 def _contents(
-    job: RestoreJob, opened: Session, wanted: Sequence[Table], roots: Mapping[int, Table]
+    job: RestoreJob, opened: Session, wanted: Sequence[Table], columns: Mapping[int, bytes]
 ) -> Mapping[str, Sums]:
-    """Digest the tables over the job's connections; ``roots`` as in ``tables.storage``."""
-    sizes = tables.storage(opened, wanted, roots)
+    """Digest the tables' columns, given by oid, over the job's connections."""
     pending: SimpleQueue[Table] = SimpleQueue()
-    for table in sorted(wanted, key=lambda t: -sizes[t.oid].size):
+    for table in wanted:
         pending.put(table)
     seen: dict[str, Sums] = {}
     raised: list[BaseException] = []
@@ -127,7 +155,9 @@ def _contents(
             except Empty:
                 return
             content = Content()
-            for _ in reader.copy(_all_of(table, sizes[table.oid]), table.label, content):
+            its = columns[table.oid]
+            query = table.quoted + (b" (" + its + b")" if its else b"")
+            for _ in reader.copy(query, table.label, content):
                 pass
             seen[table.label] = content.sums
 
@@ -149,10 +179,6 @@ def _contents(
     return seen
 
 
-def _all_of(table: Table, storage: Storage) -> bytes:
-    return table.quoted + (b" (" + storage.columns + b")" if storage.columns else b"")
-
-
 def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
     """Compare where each sequence stands."""
     found = []
@@ -169,34 +195,6 @@ def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
         if row != (int(match[2]), match[3] == b"true"):
             found.append(f"{entry.label} stands at {row[0] if row else None}, not {int(match[2])}")
     return found
-
-
-def _definitions(job: RestoreJob, chosen: Sequence[toc.Entry]) -> list[str]:
-    """Compare what pg_dump writes of the database with what it wrote of the source."""
-    found = _defined(target.contents(job), job)
-    wanted = _defined(chosen, job)
-    lines = [f"{label} is missing" for label in sorted(wanted.keys() - found.keys())]
-    lines += [f"{label} is not in the backup" for label in sorted(found.keys() - wanted.keys())]
-    lines += [
-        f"{label} is defined otherwise"
-        for label in sorted(wanted.keys() & found.keys())
-        if sorted(wanted[label]) != sorted(found[label])
-    ]
-    return lines
-
-
-def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, list[bytes]]:
-    """Map kind and name to definitions, and owners where they matter."""
-    with_owner = job.options.owner == "keep"
-    defined: dict[str, list[bytes]] = {}
-    for entry in entries:
-        if entry.kind in _PASSED_OVER or b"LARGE OBJECT" in entry.tag:
-            continue
-        if not with_owner and entry.kind in (b"ACL", b"DEFAULT ACL"):
-            continue
-        owner = (entry.owner or b"") if with_owner else b""
-        defined.setdefault(entry.label, []).append((entry.definition or b"") + b"\0" + owner)
-    return defined
 
 
 def _large_objects(job: RestoreJob, opened: Session) -> list[str]:

@@ -9,6 +9,8 @@ Encoding = Literal["UTF-8", "UTF-16le", "UTF-16be"]
 CODECS = {"UTF-8": "utf-8", "UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}
 #: SQLite puts U+FFFD in place of these when it turns UTF-8 into UTF-16.
 _REPLACED = ("\ufffe", "\uffff")
+#: By places, the power of ten and how far to shift its dividend for a quotient of 64 bits or more.
+_DIVISORS = [(10**places, 65 + (10**places).bit_length()) for places in range(15)]
 _POWER = 49  # 2**49 is the greatest power of two with no more than fifteen digits
 
 
@@ -30,17 +32,15 @@ def _is_read_exactly(decimal: str) -> bool:
 
     With up to fifteen digits, both numbers are doubles, so that one division rounds right. Older
     versions divide in 80-bit floats and round the quotient a second time: that goes wrong only if
-    the first rounding ends halfway between two doubles.
+    the first rounding ends halfway between two doubles, which takes four places or more.
     """
-    whole, _, fraction = decimal.lstrip("-").partition(".")
-    fraction = fraction.rstrip("0")
-    digits = (whole + fraction).lstrip("0")
-    if not (whole + fraction).isdecimal() or len(digits) > 15 or len(fraction) > 12:
+    if len(decimal) > 16 or "e" in decimal:  # fifteen digits and a point
         return False
-    if not digits or not fraction:
+    places = len(decimal) - decimal.index(".") - 1
+    if places <= 3:
         return True
-    dividend, divisor = int(digits), 10 ** len(fraction)
-    quotient = (dividend << (65 + divisor.bit_length())) // divisor
+    divisor, shift = _DIVISORS[places]
+    quotient = (abs(int(decimal.replace(".", ""))) << shift) // divisor
     beyond_double = quotient >> (quotient.bit_length() - 64) & 0x7FF  # 64 bits less the first 53
     return beyond_double not in (0x3FF, 0x400)
 

@@ -12,7 +12,7 @@ from itertools import batched
 from typing import Any
 
 from stepvault.engines.sqlite import literals
-from stepvault.engines.sqlite.literals import identifier, string
+from stepvault.engines.sqlite.literals import identifier
 from stepvault.errors import SourceUnsupported
 
 #: Bytes of script per buffer.
@@ -21,6 +21,8 @@ _BUFFER = 256 << 10
 _MAX_STATEMENT = 1_000_000_000
 _SETTINGS_BEFORE = ("page_size", "auto_vacuum")
 _SETTINGS_AFTER = ("user_version", "application_id")
+#: Rows of more columns share statements, as SQLite searches all names for each column of one.
+_WIDE = 100
 #: Numbers whose literals SQLite reads back in one query.
 _CHECKED_TOGETHER = 500
 _ROW_NUMBERS = ("rowid", "_rowid_", "oid")
@@ -41,6 +43,7 @@ class Script:
         connection.text_factory = _Text
         self._encoding: literals.Encoding = self._strings("PRAGMA encoding")[0][0]
         self._unchecked: list[tuple[float, str]] = []
+        self._without_rowid: set[str] = set()
 
     def read(self) -> Iterator[bytes]:
         """Write the script in buffers of about 256 KiB."""
@@ -73,8 +76,13 @@ class Script:
         yield "COMMIT;\n"
 
     def _tables(self) -> Iterator[str]:
-        kinds = {name: kind for _, name, kind, *_ in self._strings("PRAGMA table_list")}
         self._check_schema()
+        kinds: dict[str, str] = {}
+        for schema_name, name, kind, _, without_rowid, _ in self._strings("PRAGMA table_list"):
+            if schema_name == "main":
+                kinds[name] = kind
+                if without_rowid:
+                    self._without_rowid.add(name)
         schema = self._strings(
             "SELECT name, sql FROM sqlite_schema WHERE type = 'table' ORDER BY rowid"
         )
@@ -127,14 +135,21 @@ class Script:
     def _rows(self, table: str) -> Iterator[str]:
         columns, order = self._columns(table)
         names = ", ".join(identifier(c) for c in columns)
-        start = f"INSERT INTO {identifier(table)}({names}) VALUES("
+        start = f"INSERT INTO {identifier(table)}({names}) VALUES"
+        wide, rows, size = len(columns) > _WIDE, list[str](), 0
         read = ", ".join(self._as_stored(c) for c in columns)
         query = f"SELECT {read} FROM {identifier(table)} {order}"
         for row in self._connection.execute(query):
             self.rows += 1
-            yield f"{start}{', '.join([self._literal(value) for value in row])});\n"
+            rows.append(f"({', '.join([self._literal(value) for value in row])})")
+            size += len(rows[-1])
+            if not wide or size >= _BUFFER:
+                yield f"{start}{',\n'.join(rows)};\n"
+                rows, size = [], 0
             if len(self._unchecked) >= _CHECKED_TOGETHER:
                 self._check_numbers(table)
+        if rows:
+            yield f"{start}{',\n'.join(rows)};\n"
         self._check_numbers(table)
 
     def _as_stored(self, column: str) -> str:
@@ -155,10 +170,7 @@ class Script:
         columns = [name for _, name, *_, hidden in info if not hidden]  # no generated ones
         lowered = {name.lower() for name in columns}
         number = next((n for n in _ROW_NUMBERS if n not in lowered), None)
-        without_rowid = self._strings(
-            f"SELECT wr FROM pragma_table_list({string(table)}) WHERE schema = 'main'"
-        )[0][0]
-        if without_rowid:
+        if table in self._without_rowid:
             return columns, ""
         key = [(name, kind) for _, name, kind, _, _, pk, _ in info if pk]
         in_index = any(row[3] == "pk" for row in self._strings(f"PRAGMA index_list({quoted})"))
@@ -203,6 +215,8 @@ class Script:
         for batch in batched(self._unchecked, _CHECKED_TOGETHER, strict=False):
             numbers, texts = zip(*batch, strict=True)
             (read,) = self._connection.execute(f"SELECT {', '.join(texts)}").fetchall()
+            if _bits(*numbers) == _bits(*read):
+                continue
             for number, as_read in zip(numbers, read, strict=True):
                 if _bits(number) != _bits(as_read):
                     raise SourceUnsupported(
@@ -264,5 +278,5 @@ def _ended(sql: str) -> str:
     return f"{sql}\n;\n" if "--" in last else f"{sql};\n"
 
 
-def _bits(number: float) -> bytes:
-    return struct.pack("d", number)
+def _bits(*numbers: float) -> bytes:
+    return struct.pack(f"{len(numbers)}d", *numbers)

@@ -1,6 +1,5 @@
 """Reads the objects of a bucket, small ones ahead."""
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ from stepvault.engines.files.backup.pack import HELD, Member
 from stepvault.engines.files.format import index, listing, tar
 from stepvault.engines.files.format.digests import HoleDigest
 from stepvault.engines.files.tree.warnings import Warnings
-from stepvault.engines.object_paths import PROPERTIES, bucket_and_prefix
+from stepvault.engines.object_paths import as_attribute, bucket_and_prefix
 from stepvault.errors import SourceChanged, SourceDenied, SourceMissing
 from stepvault.settings import FilesSource
 
@@ -149,9 +148,7 @@ class BucketReader:
                 "its tags may not be read (s3:GetObjectTagging) and are not kept", path
             )
             del properties["Tags"]
-        if not properties or not self._source.preserve_metadata:
-            return ()
-        return ((PROPERTIES, json.dumps(properties, sort_keys=True).encode()),)
+        return as_attribute(properties) if self._source.preserve_metadata else ()
 
     @staticmethod
     def _described(path: bytes, known: Object, size: int) -> Member:

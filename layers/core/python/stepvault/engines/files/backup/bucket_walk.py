@@ -16,7 +16,7 @@ from typing import NamedTuple
 from stepvault.engines import object_paths
 from stepvault.engines.base import ObjectEntry, ObjectReader
 from stepvault.engines.files.format import listing
-from stepvault.engines.files.paths import walk_key
+from stepvault.engines.files.paths import is_staging, split, walk_key
 from stepvault.engines.files.tree.selection import Filters
 from stepvault.engines.files.tree.walk import FILE, Entry
 from stepvault.engines.files.tree.warnings import Warnings
@@ -135,6 +135,8 @@ def _wanted(entries: Iterable[Entry], source: FilesSource, warnings: Warnings) -
     for entry in entries:
         if _is_marker(entry):
             warnings.add("skipped a folder's marker object", entry.path.rpartition(b"/")[0] + b"/")
+        elif is_staging(split(entry.path)[1]):
+            warnings.add("left out, as an unfinished restore left it", entry.path)
         elif source.max_file_size is not None and entry.size > source.max_file_size:
             warnings.add(f"skipped, larger than max_file_size {source.max_file_size}", entry.path)
         elif filters.want(object_paths.as_in_key(entry.path)):

@@ -33,7 +33,7 @@ class Failures:
         """
         try:
             yield
-        except TargetNotEmpty as error:
+        except (TargetNotEmpty, SourceDenied) as error:
             if not self.keep_going:
                 raise
             self.report(kind, path, error.message)

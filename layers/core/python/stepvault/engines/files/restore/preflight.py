@@ -13,6 +13,7 @@ from stepvault.errors import ConfigInvalid, TargetUnsupported, listed
 
 _NAMED = 20
 _NAME_MAX = 255
+_KEY_MAX = 1024
 
 #: (first, count) of each run of ids that a user namespace knows.
 _Ids = list[tuple[int, int]]
@@ -23,7 +24,7 @@ class Preflight:
 
     def __init__(self, job: RestoreJob) -> None:
         self._job = job
-        self._limit = _name_limit(job.path)
+        self._limit = _KEY_MAX if job.bucket else _name_limit(job.path)
         self._ids = _known_ids() if self._gives_owners() else None
         keys = is_bucket(job.source.path)
         self._unmatched = {
@@ -35,6 +36,8 @@ class Preflight:
         self._owners: dict[str, int] = {}
 
     def _gives_owners(self) -> bool:
+        if self._job.bucket:
+            return False
         keep = self._job.source.preserve_metadata and self._job.options.owner != "none"
         return keep and os.geteuid() == 0
 

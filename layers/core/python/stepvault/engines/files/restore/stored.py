@@ -76,6 +76,10 @@ class Backup:
         """Return its number in the manifest: an index's numbers mean something in it alone."""
         return self._numbers[stored.run_id, stored.name]
 
+    def numbered(self, number: int) -> StoredObject:
+        """Return the object of that number in the manifest."""
+        return list(self._objects.values())[number]
+
     def packs(
         self, selection: Selection, look: Callable[[bytes], None]
     ) -> Iterator[tuple[StoredObject, StoredObject]]:

@@ -19,6 +19,7 @@ from stepvault.engines.files.restore.staging import Staging
 from stepvault.engines.files.restore.staging import name_of as staging_name
 from stepvault.engines.files.restore.stored import Backup
 from stepvault.engines.files.restore.target import Target
+from stepvault.engines.files.restore.to_bucket import ToBucket
 from stepvault.engines.files.tree.selection import Selection
 from stepvault.errors import SourceDenied, TargetMissing, TargetNotEmpty
 from stepvault.records import RestoreTask
@@ -35,7 +36,11 @@ def plan_restore(job: RestoreJob) -> list[RestoreTask]:
         ConfigInvalid: a pattern of ``only`` matches nothing.
     """
     name = staging_name(job)
-    begun_before = _check_target(job, name)
+    begun_before = False
+    if job.bucket:
+        ToBucket(job, name).check_empty()
+    else:
+        begun_before = _check_target(job, name)
     backup, preflight = Backup(job.objects, job.read), Preflight(job)
     tasks = []
     for stored, index_object in backup.packs(Selection.of(job), preflight.look):
@@ -90,6 +95,11 @@ def _check_target(job: RestoreJob, staging: str) -> bool:
 
 def restore(job: RestoreJob, task: RestoreTask) -> Counts:
     """Do one task."""
+    if job.bucket:
+        to_bucket = ToBucket(job, task.arguments["staging"])
+        if task.stage == "after":
+            return to_bucket.finish()
+        return to_bucket.restore_pack(task.arguments["index"], task.arguments["pack"])
     if job.path is None:
         raise TargetMissing("no directory to restore to is given", "Name one with --to")
     with Target(job.path) as target, Target(job.path) as staged:

@@ -100,6 +100,13 @@ def ranges(
         yield Member(line, _header(stored, feed), feed)
 
 
+def one(stored: StoredObject, read_range: ReadRange, line: Line) -> Member:
+    """Return the member of one line, by reading the frames that hold it as they are asked for."""
+    feed = Feed(stored.name, _unpacked(stored, read_range, line.start, line.end))
+    feed.skip(line.skip)
+    return Member(line, _header(stored, feed), feed)
+
+
 class _Range:
     """Stored bytes of a pack as a file."""
 

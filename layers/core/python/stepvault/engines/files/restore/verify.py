@@ -10,6 +10,7 @@ from stepvault.engines.files.format.digests import content_hash, xattrs_digest
 from stepvault.engines.files.format.index import Line
 from stepvault.engines.files.paths import show, split, walk_key
 from stepvault.engines.files.restore.stored import Backup
+from stepvault.engines.files.restore.to_bucket import ToBucket
 from stepvault.engines.files.tree.handles import Tree
 from stepvault.engines.files.tree.selection import Selection
 from stepvault.engines.files.tree.walk import DIRECTORY, FILE, LINK, Entry, walk
@@ -41,6 +42,8 @@ def differences(job: RestoreJob) -> list[str]:
 
     Owners and extended attributes count only as far as the user may set them: for root.
     """
+    if job.bucket:
+        return list(ToBucket(job, "").differences())
     if job.path is None:
         raise TargetMissing("no directory to compare is given", "Name one with --to")
     for what in _not_compared(job):
