@@ -51,6 +51,13 @@ def whole(vault: Vault, engines: dict[str, ScriptedEngine]) -> str:
     return str(state["run_id"])
 
 
+def redriven(vault: Vault, run: str) -> dict[str, Any]:
+    """Where the units are that a redrive of the failed seal does again."""
+    summary, state = seal(vault, SealRequest(run_id=run, redrive_count=1))
+    assert summary is None
+    return collected(vault, state)
+
+
 def statuses(summary: Summary) -> dict[str, str]:
     return {result.source: result.status for result in summary.sources}
 
@@ -74,8 +81,7 @@ def test_a_receipt_that_cannot_be_read_costs_its_own_source_and_a_redrive_mends_
     summary = sealed(vault, whole)
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert vault.sealed_runs("docs") == []
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
-    state = collected(vault, state)
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     assert state["databases"]["count"] == 0
     run_all(vault, engines, state)
@@ -103,8 +109,7 @@ def test_a_receipt_of_something_else_proves_nothing(
     summary = sealed(vault, whole)
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert told in reasons(summary, "docs")
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
-    state = collected(vault, state)
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     run_all(vault, engines, state)  # the unit is stored again, not taken for stored
     complain(sealed(vault, whole))
@@ -119,8 +124,7 @@ def test_a_unit_whose_object_was_written_over_runs_again_in_a_redrive(
     summary = sealed(vault, whole)
     with pytest.raises(SourcesFailed, match=r"docs.*0000.tar.zst.*redrive this execution"):
         complain(summary)
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
-    state = collected(vault, state)
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0000"]
     run_all(vault, engines, state)
     complain(sealed(vault, whole))
@@ -134,8 +138,7 @@ def test_a_backup_sealed_before_and_damaged_since_asks_for_a_new_run(
     complain(sealed(vault, whole))
     vault.put(keys.data("docs", whole, "0000.tar.zst"), b"rubbish")
     engines["files"].scripts = [Scripted("0000.tar.zst", lambda: iter([b"the files of today"]))]
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
-    state = collected(vault, state)
+    state = redriven(vault, whole)
     (again,) = units_of(vault, state, "files")
     back_up(again, vault)
     with pytest.raises(SourcesFailed, match="A redrive does not help: start a new run"):
