@@ -57,7 +57,7 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
             target.drop(job)
         if isinstance(error, psycopg.Error):
             what = f"cannot look at database {target.name_of(job)}"
-            raise errors.from_server(error, what) from error
+            raise errors.at_target(error, what) from error
         raise
 
 
@@ -109,7 +109,7 @@ def do(job: RestoreJob, task: RestoreTask) -> Counts:
             return steps[str(task.arguments["step"])]()
         except psycopg.Error as error:
             what = f"cannot restore into database {target.name_of(job)}"
-            raise errors.from_server(error, what) from error
+            raise errors.at_target(error, what) from error
 
 
 def read_toc(job: RestoreJob) -> toc.Toc:
@@ -339,7 +339,7 @@ class _Work:
         try:
             self._copy(opened, stored, entry, table)
         except psycopg.Error as error:
-            known = errors.from_server(error, f"cannot load {table}")
+            known = errors.at_target(error, f"cannot load {table}")
             if isinstance(known, Transient) or opened.closed or not self.job.options.keep_going:
                 raise known from error
             statement = (entry.copy or b"").decode(errors="replace")

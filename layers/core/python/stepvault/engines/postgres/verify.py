@@ -69,7 +69,7 @@ def _differences(job: RestoreJob) -> list[str]:
                 found += large_objects.differences(job, opened)
             found += extension_tables.differences(job, opened, archive, chosen)
         except psycopg.Error as error:
-            raise errors.from_server(error, "cannot compare the database") from error
+            raise errors.at_target(error, "cannot compare the database") from error
     return found
 
 
