@@ -35,7 +35,7 @@ setup: .venv/.ready  ## Install what development needs
 
 # Versions that are locked already stay, unless UPGRADE=1.
 LOCK = $(UV) pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-header $(if $(UPGRADE),--upgrade)
-ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/servers/postgres15
+ALONE := infra/uv layers/postgres_client/requirements layers/postgres_client/libraries devtools/emulator devtools/mutants devtools/servers/postgres15
 lock: $(UV)  ## Make every hashed requirements file anew from its .in (UPGRADE=1: newest versions)
 	@agree=; for group in $(TOGETHER) bench; do \
 	  $(LOCK) $$agree $$group/requirements.in -o $$group/requirements.txt; agree="$$agree -c $$group/requirements.txt"; done
@@ -125,3 +125,12 @@ bench: .venv/.ready system  ## Compare with other tools; see bench/README.md
 
 clean:  ## Remove everything that was built
 	@rm -rf .venv build cdk.out infra/node_modules .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+build/mutants-venv/.ready: devtools/mutants.txt | .venv/.ready
+	@$(UV) venv --quiet --clear --python $(PY) build/mutants-venv
+	@$(INSTALL) --python build/mutants-venv -r devtools/mutants.txt; touch $@
+
+mutants: build/mutants-venv/.ready  ## Put mistakes into the core and see whether the tests notice (EACH=12 a module)
+	@$(PY) -c "from devtools import emulator; emulator.prepare()"
+	@build/mutants-venv/bin/python -m devtools.mutants --each $(or $(EACH),12)
+.PHONY: mutants

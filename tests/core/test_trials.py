@@ -73,6 +73,14 @@ class Trial:
         if state is None:
             return []
         self.run_id = str(state["run_id"])
+        for task in plan.sources_to_plan(self.vault, self.run_id):
+            self.attempts(lambda task=task: plan.plan_source(self.vault, task))  # type: ignore[misc]
+        collected = self.attempts(
+            lambda: plan.collect_units(self.vault, plan.CollectRequest(run_id=self.run_id))
+        )
+        if collected is None:
+            return []
+        state |= collected
         units = self.attempts(
             lambda: [u for kind in plan.KINDS for u in units_of(self.vault, state, kind)]
         )

@@ -25,6 +25,7 @@ from tests.core.test_plan_and_seal import (
     sealed,
     units_of,
 )
+from tests.planning import collected, whole_plan
 
 CUTS: dict[str, Callable[[bytes], bytes]] = {
     "cut": lambda body: body[:-20],
@@ -45,9 +46,16 @@ def damage(vault: Vault, key: str, edit: Callable[[bytes], bytes]) -> None:
 @pytest.fixture
 def whole(vault: Vault, engines: dict[str, ScriptedEngine]) -> str:
     """A run whose units are all stored, not sealed yet."""
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run_all(vault, engines, state)
     return str(state["run_id"])
+
+
+def redriven(vault: Vault, run: str) -> dict[str, Any]:
+    """Where the units are that a redrive of the failed seal does again."""
+    summary, state = seal(vault, SealRequest(run_id=run, redrive_count=1))
+    assert summary is None
+    return collected(vault, state)
 
 
 def statuses(summary: Summary) -> dict[str, str]:
@@ -73,7 +81,7 @@ def test_a_receipt_that_cannot_be_read_costs_its_own_source_and_a_redrive_mends_
     summary = sealed(vault, whole)
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert vault.sealed_runs("docs") == []
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     assert state["databases"]["count"] == 0
     run_all(vault, engines, state)
@@ -101,7 +109,7 @@ def test_a_receipt_of_something_else_proves_nothing(
     summary = sealed(vault, whole)
     assert statuses(summary) == {"app": "sealed", "docs": "failed"}
     assert told in reasons(summary, "docs")
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0001"]
     run_all(vault, engines, state)  # the unit is stored again, not taken for stored
     complain(sealed(vault, whole))
@@ -116,7 +124,7 @@ def test_a_unit_whose_object_was_written_over_runs_again_in_a_redrive(
     summary = sealed(vault, whole)
     with pytest.raises(SourcesFailed, match=r"docs.*0000.tar.zst.*redrive this execution"):
         complain(summary)
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = redriven(vault, whole)
     assert [u.id for u in units_of(vault, state, "files")] == ["0000"]
     run_all(vault, engines, state)
     complain(sealed(vault, whole))
@@ -130,7 +138,7 @@ def test_a_backup_sealed_before_and_damaged_since_asks_for_a_new_run(
     complain(sealed(vault, whole))
     vault.put(keys.data("docs", whole, "0000.tar.zst"), b"rubbish")
     engines["files"].scripts = [Scripted("0000.tar.zst", lambda: iter([b"the files of today"]))]
-    _, state = seal(vault, SealRequest(run_id=whole, redrive_count=1))
+    state = redriven(vault, whole)
     (again,) = units_of(vault, state, "files")
     back_up(again, vault)
     with pytest.raises(SourcesFailed, match="A redrive does not help: start a new run"):
@@ -198,7 +206,7 @@ def test_a_failure_record_that_cannot_be_read_stops_nothing(
     engines: dict[str, ScriptedEngine],
     edit: Callable[[bytes], bytes],
 ) -> None:
-    state = plan.plan(CONFIG, vault, request())
+    state = whole_plan(CONFIG, vault, request())
     run = state["run_id"]
     run_unit(vault, engines, units_of(vault, state, "databases")[0])
     vault.put_failure(run, failure := Failure.model_validate(FAILURE))
@@ -235,7 +243,7 @@ def test_a_manifest_that_cannot_be_read_is_named_and_stops_no_other_source(
     for read in reads:
         with pytest.raises(BackupTampered, match=f"'{key}' is not what Stepvault wrote"):
             read()
-    later = plan.plan(CONFIG, vault, request(day=23))  # a plan needs nothing of it
+    later = whole_plan(CONFIG, vault, request(day=23))  # a plan needs nothing of it
     assert later["files"]["count"] == 2
     again = sealed(vault, whole)
     assert statuses(again) == {"app": "sealed", "docs": "failed"}
@@ -258,7 +266,7 @@ def test_prune_leaves_a_source_alone_whose_manifest_cannot_be_read_and_does_the_
 ) -> None:
     runs = []
     for day in (1, 2, 3):
-        state = plan.plan(CONFIG, vault, request(day=day))
+        state = whole_plan(CONFIG, vault, request(day=day))
         run_all(vault, engines, state)
         sealed(vault, state["run_id"])
         runs.append(state["run_id"])

@@ -263,7 +263,7 @@ def test_no_role_may_do_what_none_needs(everything: Template) -> None:
     }
 
     assert actions == {
-        "s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject",
+        "s3:ListBucket", "s3:GetObject", "s3:GetObjectTagging", "s3:PutObject", "s3:DeleteObject",
         "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts", "s3:ListBucketMultipartUploads",
         "kms:Decrypt", "kms:GenerateDataKey",
         "secretsmanager:GetSecretValue", "ssm:GetParameter", "rds-db:connect",

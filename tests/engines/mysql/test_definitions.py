@@ -4,7 +4,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from stepvault.engines.mysql import definitions, programs
+from stepvault.engines.mysql.inventory import Column, Table
+from stepvault.engines.mysql.programs import Program
+from stepvault.errors import BackupTampered
 from stepvault.records import RestoreOptions
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql.helpers import back_up_once, there_and_back
@@ -146,3 +152,72 @@ def test_rows_that_break_a_check_of_later_come_back(rig: MariaDbRig, tmp_path: P
             "INSERT INTO t VALUES (-1)",
         ],
     )
+
+
+_LINES = st.text(st.sampled_from("ab;\n/*en d1'\udcff"), max_size=40)
+
+
+@given(st.lists(_LINES.filter(lambda s: not s.endswith("\n")), max_size=5))
+def test_statements_come_out_of_a_file_as_they_went_in(statements: list[str]) -> None:
+    content = definitions.file(statements)
+    assert definitions.split(content) == statements
+    text = content.decode("utf-8", "surrogateescape")
+    word = text.rsplit("/*", 1)[1].removesuffix("*/;\n")
+    assert not any(word in s for s in statements)
+    # What myloader cuts at is the end of a statement only.
+    assert text.count(";\n") == len(statements) + len(definitions.SETTINGS)
+
+
+def test_files_of_older_backups_are_read_as_they_were_written() -> None:
+    statements = ["CREATE TABLE t (id INT)", "BEGIN\nSELECT 1;\nEND"]
+    lines = (
+        f"{s}\n".replace(";\n", ";/**/\n") + "/*end*/;\n"
+        for s in (*definitions.SETTINGS, *statements)
+    )
+    assert definitions.split("".join(lines).encode()) == statements
+
+
+def test_a_file_without_its_end_is_tampered() -> None:
+    with pytest.raises(BackupTampered):
+        definitions.split(definitions.file(["CREATE TABLE t (id INT)"])[:-3])
+
+
+def test_views_are_numbered_after_those_they_read_whatever_their_columns_are_called() -> None:
+    texts = {
+        "d.a": "select `b`.`c` AS `c` from `b`",
+        "d.b": "select `t`.`x` AS `a` from (`t` join `d`.`c` on(1))",
+        "d.c": "select 1 AS `b`",
+        "d.t": "select `q` AS `a` from `q`",
+    }
+    numbers = definitions.in_order({label: label[2:] for label in texts}, texts)
+    assert numbers["d.c"] < numbers["d.b"] < numbers["d.a"]
+    assert numbers["d.t"] < numbers["d.b"]
+    loop = {"d.a": "select 1 from `b`", "d.b": "select 1 from `a`"}
+    assert sorted(definitions.in_order({"d.a": "a", "d.b": "b"}, loop).values()) == [0, 1]
+    chain = {f"d.v{n}": f"select 1 from `v{n + 1}`" for n in range(5000)}
+    assert definitions.in_order({label: label[2:] for label in chain}, chain)["d.v4999"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "lacks"),
+    [
+        ("SET NEW.a = OLD.b", ""),
+        ("SET NEW.`a` = 1, new . B = 2", ""),
+        ("SET NEW.a = 'NEW.x' -- NEW.y\n", ""),
+        ("SET NEW.a = 1 /* OLD.z */ # NEW.w\n", ""),
+        ("SET NEW.a = OLD.gone", "gone"),
+        ("SET NEW.`it``s` = 1", "it`s"),
+    ],
+)
+def test_a_trigger_that_names_a_column_its_table_lacks_is_known(body: str, lacks: str) -> None:
+    columns = [Column(name, "int", None, True) for name in ("a", "b")]
+    trigger = Program(
+        "trigger",
+        "t",
+        f"CREATE TRIGGER t BEFORE UPDATE ON x FOR EACH ROW {body}",
+        "",
+        "utf8mb4",
+        "utf8mb4_bin",
+    )
+    why = programs.broken(trigger, Table("d", "x", "table", columns=columns))
+    assert (lacks in why) if lacks else not why

@@ -105,6 +105,29 @@ def test_the_script_restores_rows_older_than_a_check(
     assert (done.returncode, done.stderr, rows) == (0, "", [(-1,)])
 
 
+def test_the_script_goes_on_where_something_did_not_work_any_more(
+    rig: MariaDbRig, other: MariaDb, tmp_path: Path
+) -> None:
+    name = rig.new_database()
+    rig.server.sql(
+        "CREATE TABLE t (id INT PRIMARY KEY, gone INT)",
+        "CREATE TRIGGER a BEFORE INSERT ON t FOR EACH ROW SET NEW.gone = 1",
+        "CREATE TRIGGER b BEFORE UPDATE ON t FOR EACH ROW SET NEW.id = 1",
+        "CREATE VIEW v AS SELECT gone FROM t",
+        "CREATE VIEW w AS SELECT id FROM t",
+        "ALTER TABLE t DROP COLUMN gone",
+        database=name,
+    )
+    back_up(rig.engine, rig.source(name), tmp_path, **rig.job(None))
+    done = run_script(tmp_path, other)
+    triggers = [row[0] for row in other.sql(f"SHOW TRIGGERS FROM {name}")]
+    tables = other.sql(f"SHOW TABLES FROM {name}")
+    other.sql(f"DROP DATABASE {name}")
+    assert done.returncode == 0
+    assert done.stderr.count("broken when it was backed up") == 2
+    assert (triggers, tables) == (["b"], [("t",), ("w",)])
+
+
 @pytest.mark.mariadb
 def test_myloader_of_debian_restores_the_tables(
     server: MariaDb, other: MariaDb, tmp_path: Path

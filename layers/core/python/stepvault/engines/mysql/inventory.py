@@ -211,13 +211,3 @@ def _add_statistics(session: Session, where: str, by_name: dict[str, Table]) -> 
             table.rows, table.bytes = int(estimate), int(size)
             table.created = str(created_at)
             table.counter = int(counter) if int(counter) > 1 else 0
-
-
-def created(session: Session, table: Table) -> str:
-    """Return when the table of that name was created; empty if there is none."""
-    rows = session.rows(
-        f"SELECT table_schema, table_name, {_CREATED} FROM information_schema.tables"
-        f" WHERE table_schema = {literal(table.database)} AND table_name = {literal(table.name)}"
-    )
-    name = (table.database, table.name)
-    return next((str(at) for *found, at in rows if tuple(found) == name), "")

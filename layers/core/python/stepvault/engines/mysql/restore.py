@@ -6,7 +6,6 @@ repeated at any time, and a restore that failed can be begun again and goes on.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any
 
 from stepvault.engines.base import Counts, RestoreJob
@@ -39,11 +38,10 @@ def plan_restore(job: RestoreJob) -> list[RestoreTask]:
             check_target(job, session, chosen, original, target)
     definitions_first = _names(chosen, ("database", *_BEFORE), without)
     tasks = [RestoreTask(stage="before", id="schema", objects=definitions_first)]
-    tables_left_out = {id(o) for o in chosen.objects if o.name in without}
-    names = {
-        (o.facts["database"], o.facts["name"]) for o in chosen.objects if id(o) in tables_left_out
+    left_out = {
+        (o.facts["database"], o.facts["name"]) for o in chosen.of("table") if o.name in without
     }
-    data = [o for o in chosen.of("data") if (o.facts["database"], o.facts["name"]) not in names]
+    data = [o for o in chosen.of("data") if (o.facts["database"], o.facts["name"]) not in left_out]
     for number, group in enumerate(_groups(sorted(data, key=lambda o: -o.raw_bytes))):
         tasks.append(RestoreTask(stage="data", id=f"data-{number:05d}", objects=group))
     last = RestoreTask(
@@ -258,16 +256,14 @@ def _create_views(
 
 def _load_all(job: RestoreJob, chosen: Chosen, objects: list[StoredObject]) -> Counts:
     """Load objects on several connections."""
-    by_database = {
-        d: _present(job, chosen.databases[d])
-        for d, _ in groupby(sorted(o.facts["database"] for o in objects))
-    }
+    databases = {o.facts["database"] for o in objects}
+    present = {database: _present(job, chosen.databases[database]) for database in databases}
     shared = load.shared(job.objects)
 
     def one(session: Session, stored: StoredObject) -> int:
         database, name = stored.facts["database"], stored.facts["name"]
         target = chosen.target(stored)
-        table = by_database[database].get(session.fold(name))
+        table = present[database].get(session.fold(name))
         rows: list[int] = []
         _attempt(
             job,

@@ -56,7 +56,8 @@ def restore_script(objects: Sequence[StoredObject]) -> str:
             database = "" if kind == "database" else str(stored.facts["database"])
             verb = "load" if kind == "data" else "define"
             line = f'{verb} {shlex.quote(database)} {shlex.quote(stored.name)} "$@"'
-            if stored.facts.get("broken"):
-                line += f" || echo {shlex.quote(stored.name)}: broken when it was backed up >&2"
+            if stored.facts.get("broken"):  # the file may hold others, which do work
+                note = f"{stored.name} holds what was broken when it was backed up"
+                line += f" --force\necho {shlex.quote(note)} >&2"
             lines.append(line + "\n")
     return _HEAD + "".join(lines) + 'echo "restored"\n'

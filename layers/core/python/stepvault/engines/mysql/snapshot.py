@@ -17,7 +17,6 @@ the real one.
 """
 
 import logging
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from stepvault.engines.base import Counts, Job, Stored, Stream
 from stepvault.engines.mysql import accounts, definitions, meaning, privileges, ranges
 from stepvault.engines.mysql.consistency import Moment, freeze, gtid_at
 from stepvault.engines.mysql.contents import Contents, Names, Text, chosen
-from stepvault.engines.mysql.inventory import Column, Table, created, databases, tables
+from stepvault.engines.mysql.inventory import Column, Table, databases, tables
 from stepvault.engines.mysql.rows import FORM, statements
 from stepvault.engines.mysql.script import restore_script
 from stepvault.engines.mysql.session import Session, blocking, connect, server_of
@@ -85,7 +84,6 @@ class MySqlSnapshot:
         self._readers: list[Session] = []
         self._pinned: set[tuple[int, str]] = set()
         self._pool: SimpleQueue[Session] = SimpleQueue()
-        self._asking = threading.Lock()
         self._started = datetime.now(UTC)
         self.warnings: list[str] = []
         try:
@@ -208,7 +206,12 @@ class MySqlSnapshot:
         return ranges.walk(self.borrow, table, by, parts) if evenly is None else iter(evenly)
 
     def closing(self, stored: Sequence[Stored]) -> Iterator[Stream]:
-        """Yield ``metadata`` as mydumper writes it, and the script that restores without Stepvault."""
+        """Yield ``metadata`` as mydumper writes it, and the script that restores without Stepvault.
+
+        Raises:
+            SourceChanged: a table was replaced by another one before it was read.
+        """
+        self._check_not_replaced()
         objects = [s.object for s in stored]
         yield Text("metadata", self._metadata(objects).encode(), {"kind": "metadata"}, "none")
         script = restore_script(objects)
@@ -259,17 +262,21 @@ class MySqlSnapshot:
             return
         session.run(f"SELECT 1 FROM {table.sql} LIMIT 0", f"table {table.label}")
         now = meaning.normal(definitions.create_table(session, table))
-        same = now == self._contents.definitions[table.label]
-        # A table that was swapped in shows only the rows that it held when the snapshot was taken.
-        # The control session is asked: in the snapshot MySQL gives the time of the table before.
-        with self._asking:
-            created_at = created(self._control, table)
-        if not same or created_at != table.created:
-            raise SourceChanged(
-                f"table {table.label} was altered or replaced while the backup ran",
-                "Try again when no migration is under way",
-            )
+        if now != self._contents.definitions[table.label]:
+            raise _changed(table)
         self._pinned.add((session.id, table.label))
+
+    def _check_not_replaced(self) -> None:
+        """Check that the tables read are those of the snapshot, by the times of their creation.
+
+        A table that was swapped in shows only the rows that it held when the snapshot was taken. One
+        query for all is enough, as a pinned table cannot be replaced. The control session asks: in
+        the snapshot MySQL gives the time of the table before.
+        """
+        now = {t.label: t.created for t in self._listed(self._control)}
+        for table in self._contents.with_rows:
+            if now.get(table.label) != table.created:
+                raise _changed(table)
 
     def who_blocks(self) -> str:
         """Describe who most likely holds the lock that a reader waits for."""
@@ -284,6 +291,13 @@ class MySqlSnapshot:
         """Close all connections."""
         for session in self._sessions:
             session.close()
+
+
+def _changed(table: Table) -> SourceChanged:
+    return SourceChanged(
+        f"table {table.label} was altered or replaced while the backup ran",
+        "Try again when no migration is under way",
+    )
 
 
 #: By label: kind, columns, primary key and time of creation.

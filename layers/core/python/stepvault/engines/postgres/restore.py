@@ -86,7 +86,11 @@ def _plan(
     elif fresh and not new and not job.options.overwrite:
         target.require_empty(opened)
     facts = job.facts[0] if job.facts else {}
-    chosen, edits = preflight.prepare(job, opened, chosen, facts)
+    done = progress.done(opened, restore)
+    todo = [e for e in chosen if done.isdisjoint(progress.steps([e.dump_id]))]
+    able, edits = preflight.prepare(job, opened, todo, facts)
+    unable = {e.dump_id for e in todo} - {e.dump_id for e in able}
+    chosen = [e for e in chosen if e.dump_id not in unable]
     own = not job.options.only and (job.options.overwrite or target.is_ours(opened))
     return list(_tasks(job, archive, chosen, restore, edits, own=own))
 
