@@ -32,6 +32,10 @@ CREATE TABLE app.parted (a int NOT NULL, b int) PARTITION BY LIST (a);
 CREATE TABLE app.part (b int NOT NULL, a int NOT NULL);
 ALTER TABLE app.parted ATTACH PARTITION app.part FOR VALUES IN (1, 2);
 INSERT INTO app.parted VALUES (1, 10), (2, 20);
+-- Bounds that are printed in the zone of whoever asks.
+CREATE TABLE app.timed (at timestamptz NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE app.january PARTITION OF app.timed FOR VALUES FROM ('2026-01-01 00:00+00') TO ('2026-02-01 00:00+00');
+INSERT INTO app.timed VALUES ('2026-01-07 07:00+00');
 CREATE VIEW app.current AS SELECT people.id, people.name FROM app.people WHERE people.state IN ('new', 'old');
 CREATE VIEW app.joined AS SELECT p.name, q.weight FROM app.people p JOIN app.pets q ON q.owner = p.id;
 CREATE MATERIALIZED VIEW app.counted AS SELECT p.state, count(*) FROM app.people p WHERE p.state IN ('new', 'old') GROUP BY p.state;

@@ -34,6 +34,7 @@ def _copy(
     before.psql(MEANING, database=name)
     result = run(before, name, vault, **settings)
     where = address(after, new_database(after))
+    after.psql(f"ALTER DATABASE {where.database} SET TimeZone = 'Asia/Tokyo'")
     job = restore_job([result], vault, source(name), connection=where, connections=2)
     run_restore(engine, job)
     return job

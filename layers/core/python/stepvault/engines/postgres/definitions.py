@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from psycopg import Connection as Session
+from psycopg import sql
 
 from stepvault.engines.base import RestoreJob
-from stepvault.engines.postgres import facts, programs, target, toc
+from stepvault.engines.postgres import facts, programs, session, target, toc
 from stepvault.errors import OutOfTime, StepvaultError, Transient
 
 #: Kinds that are not definitions, or that a restore is not asked to make.
@@ -88,7 +89,7 @@ def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, _Define
         if job.options.owner != "keep" and entry.kind in (b"ACL", b"DEFAULT ACL"):
             continue
         one = defined.setdefault(entry.label, _Defined())
-        one.definitions.append(entry.definition or b"")
+        one.definitions.append((entry.definition or b"") + b"\0" + (entry.access_method or b""))
         one.owners.append(entry.owner or b"")
     return defined
 
@@ -122,6 +123,11 @@ def _reprinted(
     target.drop(beside)
     target.create(beside)
     try:
+        # Bounds of partitions are printed in the zone of the database.
+        zone = sql.Literal(session.value(opened, "SHOW TimeZone"))
+        with target.connect(beside) as made:
+            name = sql.Identifier(target.name_of(beside))
+            made.execute(sql.SQL("ALTER DATABASE {} SET TimeZone = {}").format(name, zone))
         _make(beside, archive, [e for e in chosen if e.kind not in _NOT_REPRINTED])
         return target.contents(beside)
     finally:

@@ -37,7 +37,7 @@ def tell(job: RestoreJob, opened: Session, archive: Toc, chosen: Sequence[Entry]
     kinds = {e.kind for e in chosen}
     definitions = not (job.options.only or all(e.needs_no_definitions for e in archive.entries))
     if not definitions:
-        job.not_compared("definitions, as rows alone were restored")
+        job.not_compared("definitions, as some tables or rows alone were restored")
     elif job.options.owner != "keep":
         job.not_compared("owners and privileges")
     if definitions and any(e.of_database and e.kind != b"DATABASE" for e in archive.entries):
