@@ -139,9 +139,9 @@ def is_noticed(module: str, mutated: str, endpoint: str) -> bool:
             )
         except subprocess.TimeoutExpired:
             return True
-    if done.returncode not in (0, 1):  # pytest's own: no test ran, or it was misused
-        sys.exit(done.stdout.decode(errors="replace")[-2000:])
-    return done.returncode == 1
+    if done.returncode and mutated == (CORE / "stepvault" / f"{module}.py").read_text():
+        print(done.stdout.decode(errors="replace")[-2000:])
+    return done.returncode != 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
