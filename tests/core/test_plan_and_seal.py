@@ -57,6 +57,8 @@ def run_unit(vault: Vault, engines: dict[str, ScriptedEngine], unit: Unit) -> No
 
 
 def run_all(vault: Vault, engines: dict[str, ScriptedEngine], state: dict[str, Any]) -> None:
+    if "files" not in state:  # what seal hands out again
+        state = collected(vault, state)
     for kind in plan.KINDS:
         for unit in units_of(vault, state, kind):
             run_unit(vault, engines, unit)

@@ -178,8 +178,6 @@ def test_a_user_without_super_restores_all_rows_and_a_list_of_what_was_left_out(
 def test_triggers_and_functions_that_the_binary_log_forbids_are_listed(
     brand: str, rig: MariaDbRig, tmp_path: Path
 ) -> None:
-    if brand == "mariadb":
-        pytest.skip("MariaDB asks for it with a statement's error only")
     source, result = backed_up(
         rig,
         tmp_path,

@@ -30,6 +30,7 @@ CREATE INDEX bad_index ON parents (leaning(id));
 CREATE INDEX good_index ON parents (name);
 CREATE MATERIALIZED VIEW bad_view AS SELECT leaning(id) AS x FROM parents;
 CREATE MATERIALIZED VIEW good_view AS SELECT count(*) AS n FROM parents;
+CREATE PUBLICATION everything FOR ALL TABLES;
 CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
 CREATE TRIGGER touched BEFORE INSERT ON children FOR EACH ROW EXECUTE FUNCTION touch();
 """

@@ -153,6 +153,8 @@ class PostgresSource(DatabaseSettings):
     engine: Literal["postgres"]
     globals: bool = True
     """Also write roles and tablespaces as globals.sql, where the user may read them."""
+    large_objects: bool = True
+    """Back up large objects, too; pg_dump reads them one by one, over one connection."""
     split_above_mb: int = Field(512, ge=1, le=1_000_000)
     """Tables larger than this many MiB are read in ranges by several connections."""
 

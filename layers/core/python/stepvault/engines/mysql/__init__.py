@@ -3,11 +3,13 @@
 For both ways: ``errors`` (what the server's errors mean) and ``session`` (one connection).
 
 Backup: ``inventory`` (databases, tables, columns), ``privileges`` (may the user see everything),
-``consistency`` (several connections at the same moment), ``snapshot`` (the streams), ``contents``
-and ``definitions`` (the schema as files), ``ranges`` (cutting large tables), ``rows`` and ``wire``
-(the data as files), ``script`` (restoring without Stepvault).
+``consistency`` (several connections at the same moment), ``snapshot`` (the streams), ``contents`` (what
+there is to store), ``definitions`` and ``programs`` (the schema as files), ``meaning`` (when two
+definitions are the same), ``accounts`` (users and grants), ``ranges`` (cutting large tables), ``rows``
+and ``wire`` (the data as files), ``script`` (restoring without Stepvault).
 
-Restore: ``target`` (where to, and what goes there), ``restore`` (the tasks), ``verify`` (comparing).
+Restore: ``target`` (where to, and what goes there), ``preflight`` (what the target cannot take),
+``restore`` (the tasks), ``load`` (rows), ``progress`` (what is done), ``verify`` (comparing).
 """
 
 from collections.abc import Iterator

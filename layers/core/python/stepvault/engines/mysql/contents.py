@@ -181,7 +181,7 @@ class Contents:
                 "database": table.database,
                 "name": table.name,
                 **meaning.view_digests(view),
-                "needs": _needs(view.text, view.collation),
+                "needs": self._needs(view.text, view.collation),
                 "broken": bool(view.broken),
                 "order": order[table.label],
             }
@@ -213,7 +213,9 @@ class Contents:
         if found:
             statements = [s for program in found for s in program.statements(self._source.definer)]
             digests = {program.label: program.digests() for program in found}
-            needs = {program.label: _needs(program.text, program.collation) for program in found}
+            needs = {
+                program.label: self._needs(program.text, program.collation) for program in found
+            }
             self._add(
                 file,
                 statements,
@@ -224,6 +226,11 @@ class Contents:
                     "needs": needs,
                 },
             )
+
+    def _needs(self, definition: str, collation: str) -> dict[str, str]:
+        """Return what a target must have for a view or a program."""
+        kept = definitions.owned(definition, self._source.definer)
+        return {"definer": definitions.definer(kept), "collation": collation}
 
     def _check_engines(self) -> None:
         """Refuse or report tables of which the backup cannot hold everything exactly."""
@@ -245,11 +252,6 @@ class Contents:
                 self.warnings.append(
                     f"table {table.label} is system-versioned: its current rows are here, its history is not"
                 )
-
-
-def _needs(definition: str, collation: str) -> dict[str, str]:
-    """Return what a target must have for a view or a program."""
-    return {"definer": definitions.definer(definition), "collation": collation}
 
 
 def chosen(source: MySqlSource, candidates: list[Table]) -> list[Table]:

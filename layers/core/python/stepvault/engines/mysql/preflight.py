@@ -64,7 +64,7 @@ def _same_names(session: Session, chosen: Chosen) -> Iterator[Problem]:
     """Find tables and views whose names differ in case only, on a server without case in names."""
     taken: dict[tuple[str, str], str] = {}
     for kind in ("table", "view", "sequence"):
-        for stored in chosen.of(kind):
+        for stored in sorted(chosen.of(kind), key=lambda o: str(o.facts["name"])):
             target, name = chosen.target(stored), stored.facts["name"]
             other = taken.setdefault((target, session.fold(name)), name)
             if other != name:
@@ -110,7 +110,7 @@ def _definers(job: RestoreJob, session: Session, chosen: Chosen) -> Iterator[Pro
 
 def _logged_functions(session: Session, chosen: Chosen) -> Iterator[Problem]:
     """Find triggers and functions where only a SUPER user may create them: the binary log is on."""
-    if session.mariadb or privileges.is_super(session):
+    if privileges.may_log_functions(session):
         return
     logs, trusts = session.one("SELECT @@log_bin, @@log_bin_trust_function_creators")
     if not int(logs) or int(trusts):
@@ -118,22 +118,22 @@ def _logged_functions(session: Session, chosen: Chosen) -> Iterator[Problem]:
     for key, kind, name, _ in _with_needs(chosen):
         if kind in {"trigger", "function"}:
             yield Problem(
-                key, kind, name, "the binary log is on and this user is not SUPER",
+                key, kind, name, "the binary log is on and this user has no SUPER",
                 "Set log_bin_trust_function_creators=1",
             )  # fmt: skip
 
 
 def _collations(session: Session, chosen: Chosen) -> Iterator[Problem]:
     known = {
-        str(name).lower()
+        _utf8(str(name))
         for names in session.rows(
             "SELECT collation_name, character_set_name FROM information_schema.collations"
         )
         for name in names
-    } | set(session.collations)
+    }
     if session.mariadb:  # since 10.10 such names stand for several character sets
         known |= {
-            str(row[0])
+            _utf8(str(row[0]))
             for row in _quietly(
                 session,
                 "SELECT full_collation_name FROM information_schema.collation_character_set_applicability",
@@ -141,7 +141,7 @@ def _collations(session: Session, chosen: Chosen) -> Iterator[Problem]:
         }
 
     def unknown(names: Iterable[str]) -> str:
-        return next((n for n in names if n not in known), "")
+        return next((n for n in names if _utf8(n) not in known), "")
 
     for stored in chosen.of("table"):
         if missing := unknown(stored.facts.get("collations", ())):
@@ -151,6 +151,11 @@ def _collations(session: Session, chosen: Chosen) -> Iterator[Problem]:
         if missing := unknown([needs["collation"]] if "collation" in needs else ()):
             reason = f"the target does not know the collation {missing}"
             yield Problem(key, kind, name, reason)
+
+
+def _utf8(name: str) -> str:
+    """Return a collation's name with the older of two names of one character set."""
+    return name.lower().replace("utf8mb3", "utf8")
 
 
 def _quietly(session: Session, query: str) -> list[tuple[object, ...]]:

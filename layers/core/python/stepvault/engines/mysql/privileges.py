@@ -128,9 +128,9 @@ def _globally(session: Session) -> set[str]:
     return _granted(_grants(session), _NO_DATABASE)
 
 
-def is_super(session: Session) -> bool:
-    """Tell whether the user may do what the server keeps for SUPER."""
-    return bool(_globally(session) & {"SUPER", "ALL PRIVILEGES"})
+def may_log_functions(session: Session) -> bool:
+    """Tell whether the user may create functions and triggers while the binary log is on."""
+    return bool(_globally(session) & {"SUPER", "ALL PRIVILEGES", "BINLOG ADMIN"})
 
 
 def may_set_definer(session: Session) -> bool:

@@ -137,5 +137,5 @@ def _routines(session: Session, database: str) -> Iterator[Program]:
         _, mode, text, client, collation, *_ = shown(session, query, 2, 3)
         if text is None:
             hidden = f"the body of {kind.lower()} {name} is hidden from this user"
-            fail(1370, hidden, session.address, f"database {database}")
+            fail(1370, hidden, session.address, f"database {database}", session.target)
         yield Program(kind.lower(), name, text, mode, client, collation)

@@ -170,7 +170,7 @@ def _long(data: bytes, at: int) -> tuple[bytes, int]:
 def _raise(packet: bytes, session: Session, what: str) -> None:
     number = int.from_bytes(packet[1:3], "little")
     text = packet[9:] if packet[3:4] == b"#" else packet[3:]
-    fail(number, text.decode("utf-8", "replace"), session.address, what)
+    fail(number, text.decode("utf-8", "replace"), session.address, what, session.target)
 
 
 #: Warnings that a value could not be given exactly.

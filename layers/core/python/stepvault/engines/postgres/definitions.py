@@ -20,7 +20,14 @@ from stepvault.errors import OutOfTime, StepvaultError, Transient
 #: Kinds that are not definitions, or that a restore is not asked to make.
 _PASSED_OVER = {
     *(b"DATABASE", b"DATABASE PROPERTIES", b"TABLE DATA", b"SEQUENCE SET", b"BLOBS"),
-    *(b"BLOB METADATA", b"MATERIALIZED VIEW DATA", b"ENCODING", b"STDSTRINGS", b"SEARCHPATH"),
+    *(
+        b"BLOB METADATA",
+        b"BLOB COMMENTS",
+        b"MATERIALIZED VIEW DATA",
+        b"ENCODING",
+        b"STDSTRINGS",
+        b"SEARCHPATH",
+    ),
 }
 #: Kinds that no server prints in two ways, or that would act on their own.
 _NOT_REPRINTED = _PASSED_OVER | {

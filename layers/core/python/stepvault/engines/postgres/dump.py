@@ -4,13 +4,12 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from psycopg import Connection as Session
 
-from stepvault.engines.base import Connection, Job
-from stepvault.engines.postgres import filters, programs, session, tables, toc
-from stepvault.engines.postgres.streams import BytesStream
+from stepvault.engines.base import Connection, Job, Stream
+from stepvault.engines.postgres import filters, large_objects, programs, session, tables, toc
+from stepvault.engines.postgres.streams import BytesStream, FileStream
 from stepvault.errors import SourceUnsupported, StepvaultError
 from stepvault.settings import PostgresSource
 
@@ -26,7 +25,7 @@ class Dump:
 
     def check_scratch(self, holder: Session) -> None:
         """Raise SourceUnsupported if the large objects, which become files, do not fit."""
-        if not self.source.with_data:
+        if not (self.source.with_data and self.source.large_objects):
             return
         size = session.value(holder, "SELECT pg_catalog.pg_relation_size('pg_largeobject')")
         needed = int(size or 0)
@@ -39,7 +38,7 @@ class Dump:
 
     def run(
         self, snapshot: str, frozen: tables.Wanted, lost: filters.Losses, lock_timeout: int
-    ) -> tuple[toc.Toc, list[Path], list[str]]:
+    ) -> tuple[toc.Toc, list[Stream], list[str]]:
         """Dump everything but the rows of the tables that we read ourselves.
 
         Args:
@@ -49,7 +48,7 @@ class Dump:
             lock_timeout: milliseconds to wait for a table's lock.
 
         Returns:
-            The table of contents, the other files of the archive, warnings.
+            The table of contents, the streams of what else pg_dump wrote, warnings.
         """
         job, source = self.job, self.source
         folder = job.scratch / "archive"
@@ -61,6 +60,8 @@ class Dump:
         options = ["-Fd", f"-Zzstd:{source.compression_level}", "--no-sync", "--no-password"]
         if not source.with_data:
             options.append("--schema-only")
+        elif not source.large_objects:
+            options.append("--no-large-objects")
         arguments = [
             *("pg_dump", *options, f"--snapshot={snapshot}", f"--filter={rules}"),
             *_options("--exclude-table-data", rows),
@@ -72,11 +73,12 @@ class Dump:
         programs.run(self.children, self.connection, arguments, job.remaining, messages)
         # Circular foreign keys matter to a restore of rows alone; ours switches triggers off.
         warnings = [line for line in messages if "circular foreign-key" not in line]
-        files = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
+        written = sorted(p for p in folder.iterdir() if p.name != "toc.dat")
         archive = toc.read((folder / "toc.dat").read_bytes())
         archive.drop_internal_options()
         _check_left_out(archive, frozen)
-        return archive, files, warnings
+        packed, files = large_objects.pack(archive, written)
+        return archive, [*packed, *map(FileStream, files)], warnings
 
     def globals(self, database: str, warnings: list[str]) -> list[BytesStream]:
         """Dump roles and tablespaces, which belong to the server and not to the database.

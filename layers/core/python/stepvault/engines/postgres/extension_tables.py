@@ -49,7 +49,7 @@ def _difference(
     except (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaName):
         return [f"table {name} is missing"]
     except psycopg.Error as error:
-        raise errors.from_server(error, f"cannot compare {name}") from error
+        raise errors.at_target(error, f"cannot compare {name}") from error
     wanted = _wanted(job, stored)
     if there.rows != wanted.rows:
         return [f"table {name} holds {there.rows} rows of the user's instead of {wanted.rows}"]

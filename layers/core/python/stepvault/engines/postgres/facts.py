@@ -5,6 +5,8 @@ from typing import Any
 from psycopg import Connection as Session
 
 from stepvault.engines.postgres import programs, session, tables
+from stepvault.engines.postgres.toc import Toc
+from stepvault.settings import PostgresSource
 
 #: The newest release of each major version that the tests run with. A newer one may keep things in
 #: its catalogs that pg_dump does not know yet.
@@ -47,19 +49,21 @@ def of_source(holder: Session, snapshot: str, table_count: int) -> dict[str, Any
     }
 
 
-def warnings(holder: Session) -> list[str]:
+def warnings(holder: Session, source: PostgresSource, archive: Toc) -> list[str]:
     """List what is not in the archive, or is restored otherwise than it was."""
     lines = _untested(holder.info.server_version)
     foreign = [t.label for t in tables.listed(holder, ("f",))]
     if foreign:
         lines.append(f"rows of foreign tables stay where they are: {', '.join(foreign)}")
-    subscriptions = session.value(
-        holder,
-        "SELECT pg_catalog.count(*) FROM pg_catalog.pg_subscription WHERE subdbid ="
-        " (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())",
-    )
-    if subscriptions != "0":
+    # pg_dump writes them for a superuser alone, and warns of it otherwise.
+    subscriptions = sum(e.kind == b"SUBSCRIPTION" for e in archive.entries)
+    if subscriptions and source.with_schema:
         lines.append(f"{subscriptions} subscriptions will be restored switched off")
+    if source.with_data and not source.large_objects:
+        query = "SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata"
+        count = session.value(holder, query)
+        if count != "0":
+            lines.append(f"{count} large objects are left out by the source's settings")
     return lines
 
 

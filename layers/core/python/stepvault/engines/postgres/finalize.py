@@ -47,7 +47,7 @@ def end(
                 _make_event_trigger(job, opened, entry, text)
     except psycopg.Error as error:
         what = f"cannot end the restore of database {opened.info.dbname}"
-        raise errors.from_server(error, what) from error
+        raise errors.at_target(error, what) from error
 
 
 def _make_event_trigger(job: RestoreJob, opened: Session, entry: Entry, text: bytes) -> None:

@@ -30,7 +30,7 @@ from stepvault.engines.postgres import (
 )
 from stepvault.engines.postgres.reader import Reader
 from stepvault.engines.postgres.snapshot import PostgresSnapshot, Watch, names_of
-from stepvault.engines.postgres.streams import SPLITS_SINCE, FileStream, TableStream, cut
+from stepvault.engines.postgres.streams import SPLITS_SINCE, TableStream, cut
 from stepvault.engines.postgres.tables import Table
 from stepvault.errors import ConfigInvalid, SourceBusy, SourceUnsupported
 from stepvault.settings import PostgresSource
@@ -234,7 +234,7 @@ class _Attempt:
         ):
             raise _TablesMoved("an extension's table was emptied, rewritten or dropped")
         filters.apply(archive, lost)
-        warnings += [*messages, *lost.warnings, *facts.warnings(holder)]
+        warnings += [*messages, *lost.warnings, *facts.warnings(holder, source, archive)]
         # The foreign keys of extensions' tables are there before their rows: pg_dump sorts these,
         # but does not tell pg_restore.
         archive.load_in_turn()
@@ -252,7 +252,7 @@ class _Attempt:
             children=self.children,
             watch=watch,
             archive=archive,
-            to_read=[*rows, *map(FileStream, files), *work.globals(database, warnings)],
+            to_read=[*rows, *files, *work.globals(database, warnings)],
         )
 
     @staticmethod

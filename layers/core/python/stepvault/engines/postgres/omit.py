@@ -24,7 +24,12 @@ _EXTENSION = "extension:"
 #: Entries that say something about another one: not reported when that one is left out.
 _FOLLOWERS = {b"ACL", b"COMMENT", b"SECURITY LABEL"}
 #: Kinds whose archive word is not what people call them.
-_WORDS = {b"TABLE DATA": "rows", b"FK CONSTRAINT": "foreign key", b"BLOBS": "large objects"}
+_WORDS = {
+    b"TABLE DATA": "rows",
+    b"FK CONSTRAINT": "foreign key",
+    b"BLOBS": "large objects",
+    b"BLOB COMMENTS": "large objects",
+}
 _LONGEST_STATEMENT = 300
 #: A statement with a role that lacks: the grantee at its end, or what it is about.
 _GRANTEE = rb"(?:TO|FROM|FOR ROLE|AUTHORIZATION) (?:%b)(?= |;|$)"

@@ -195,7 +195,7 @@ class Builder:
 
     def _failed(self, entry: Entry, error: psycopg.Error, text: bytes, opened: Session) -> None:
         """Raise, or report the entry and go on."""
-        known = errors.from_server(error, f"cannot make {entry.label}")
+        known = errors.at_target(error, f"cannot make {entry.label}")
         if isinstance(known, Transient) or opened.closed or not self._job.options.keep_going:
             raise known from error
         reason = error.diag.message_primary or known.message

@@ -108,7 +108,8 @@ def _refusal(opened: Session, found: Sequence[Obstacle]) -> TargetUnsupported | 
     options = sorted({f"--without {o.go_without}" for o in found if o.go_without})
     if any(o.kind in ("role", "owner") for o in found):
         options.append("--owner none or NAME")
-    ways = f"Restore with {', '.join(options)}; or with --keep-going" if options else ""
+    ways = f"Restore with {', '.join(options)}; or with --keep-going, which restores all else and "
+    ways += "lists what it could not"
     if any(o.kind == _HOPELESS for o in found):
         ways = "Give that role the privilege, or name another owner"
     return TargetUnsupported(
@@ -116,7 +117,7 @@ def _refusal(opened: Session, found: Sequence[Obstacle]) -> TargetUnsupported | 
             f"database {opened.info.dbname} cannot take all of the backup",
             [str(obstacle) for obstacle in found],
         ),
-        f"{ways}, which restores all else and lists what it could not" if options else ways,
+        ways,
     )
 
 

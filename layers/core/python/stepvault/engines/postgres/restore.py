@@ -19,6 +19,7 @@ from stepvault.engines.base import Counts, RestoreJob
 from stepvault.engines.postgres import (
     errors,
     finalize,
+    large_objects,
     omit,
     post_data,
     preflight,
@@ -56,7 +57,7 @@ def plan(job: RestoreJob) -> list[RestoreTask]:
             target.drop(job)
         if isinstance(error, psycopg.Error):
             what = f"cannot look at database {target.name_of(job)}"
-            raise errors.from_server(error, what) from error
+            raise errors.at_target(error, what) from error
         raise
 
 
@@ -85,7 +86,11 @@ def _plan(
     elif fresh and not new and not job.options.overwrite:
         target.require_empty(opened)
     facts = job.facts[0] if job.facts else {}
-    chosen, edits = preflight.prepare(job, opened, chosen, facts)
+    done = progress.done(opened, restore)
+    todo = [e for e in chosen if done.isdisjoint(progress.steps([e.dump_id]))]
+    able, edits = preflight.prepare(job, opened, todo, facts)
+    unable = {e.dump_id for e in todo} - {e.dump_id for e in able}
+    chosen = [e for e in chosen if e.dump_id not in unable]
     own = not job.options.only and (job.options.overwrite or target.is_ours(opened))
     return list(_tasks(job, archive, chosen, restore, edits, own=own))
 
@@ -104,7 +109,7 @@ def do(job: RestoreJob, task: RestoreTask) -> Counts:
             return steps[str(task.arguments["step"])]()
         except psycopg.Error as error:
             what = f"cannot restore into database {target.name_of(job)}"
-            raise errors.from_server(error, what) from error
+            raise errors.at_target(error, what) from error
 
 
 def read_toc(job: RestoreJob) -> toc.Toc:
@@ -162,7 +167,7 @@ def _tasks(
                 batch, size = [], 0
         elif entry.kind == b"TABLE DATA":
             of_extensions.append(entry)
-        elif entry.kind == b"BLOBS" and entry.file:
+        elif entry.kind in (b"BLOBS", large_objects.PACKED) and entry.file:
             rows.append(_large_objects(job, archive, entry, task))
         elif entry.kind != b"BLOB METADATA":
             others.append(entry.dump_id)
@@ -199,7 +204,10 @@ def _large_objects(
 ) -> RestoreTask:
     """Restore a group of large objects in one transaction."""
     listing = (entry.file or b"").decode()
-    pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
+    if entry.kind == large_objects.PACKED:
+        pieces = [listing + archive.suffix]
+    else:
+        pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
     ids = [*(i for i in entry.dependencies if _is_data(archive, i)), entry.dump_id]
     names = ["toc.dat", *pieces]
     return task("data", f"large-{entry.dump_id}", "script", names, ids=ids, together=True)
@@ -331,7 +339,7 @@ class _Work:
         try:
             self._copy(opened, stored, entry, table)
         except psycopg.Error as error:
-            known = errors.from_server(error, f"cannot load {table}")
+            known = errors.at_target(error, f"cannot load {table}")
             if isinstance(known, Transient) or opened.closed or not self.job.options.keep_going:
                 raise known from error
             statement = (entry.copy or b"").decode(errors="replace")
@@ -363,8 +371,11 @@ class _Work:
         folder.mkdir()
         for name in self.task.objects:
             if name != "toc.dat":
-                with (folder / name).open("wb") as file:
-                    for block in self.job.read(_object(self.job, name)):
+                stored = _object(self.job, name)
+                # What we have compressed is read as it was before.
+                plain = name.removesuffix(".zst") if stored.encoding == "zstd" else name
+                with (folder / plain).open("wb") as file:
+                    for block in self.job.read(stored):
                         file.write(block)
         archive = read_toc(self.job)
         archive.entries = [self.edits.apply(e) for e in archive.entries]

@@ -8,10 +8,10 @@ import psycopg
 from psycopg import Connection as Session
 
 from stepvault.engines.base import Stored, Stream
-from stepvault.engines.postgres import programs, session, tables, toc
+from stepvault.engines.postgres import errors, programs, session, tables, toc
 from stepvault.engines.postgres.streams import BytesStream
 from stepvault.engines.postgres.tables import Table
-from stepvault.errors import ShortRead, SourceChanged, SourceUnreachable
+from stepvault.errors import ShortRead, SourceChanged
 from stepvault.records import StoredObject
 
 
@@ -29,13 +29,12 @@ class Watch:
     """The values of enum types at the snapshot."""
 
     def check_locks(self) -> None:
-        """Raise SourceUnreachable unless the locks and the snapshot are still held."""
+        """Raise SourceUnreachable or SourceChanged unless locks and snapshot are still held."""
         try:
             self.holder.execute("SELECT 1")
         except psycopg.Error as error:
-            raise SourceUnreachable(
-                "the session that held the locks ended before all was read", "Try again"
-            ) from error
+            what = "the session that held the locks ended before all was read"
+            raise errors.from_server(error, what) from error
 
     def check_names(self) -> None:
         """Raise SourceChanged if something that is read by its name has another one by now.
@@ -46,9 +45,8 @@ class Watch:
             names = names_of(tables.listed(self.observer))
             labels = tables.enum_labels(self.observer)
         except psycopg.Error as error:
-            raise SourceUnreachable(
-                "the session that watches the tables' names ended before all was read", "Try again"
-            ) from error
+            what = "the session that watches the tables' names ended before all was read"
+            raise errors.from_server(error, what) from error
         moved = [quoted for oid, quoted in self.names - names]
         if moved:
             raise SourceChanged(
@@ -89,7 +87,7 @@ class PostgresSnapshot:
         missing = [
             e.label
             for e in self.archive.entries
-            if e.kind == b"TABLE DATA" and e.file and self.archive.data_file(e) not in names
+            if e.kind != b"BLOBS" and e.file and self.archive.data_file(e) not in names
         ]
         if missing:
             raise ShortRead(f"no object was stored for {', '.join(missing[:5])}")

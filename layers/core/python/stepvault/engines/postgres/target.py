@@ -130,10 +130,10 @@ def create(job: RestoreJob, *, note: bool = False) -> bool:
             return False
         except psycopg.errors.UndefinedObject as error:
             if owner in ("keep", "none"):
-                raise errors.from_server(error, f"cannot create database {name}") from error
+                raise errors.at_target(error, f"cannot create database {name}") from error
             raise missing_roles([owner]) from error
         except psycopg.Error as error:
-            raise errors.from_server(error, f"cannot create database {name}") from error
+            raise errors.at_target(error, f"cannot create database {name}") from error
     return True
 
 
@@ -157,7 +157,7 @@ def drop(job: RestoreJob) -> None:
                 sql.SQL("DROP DATABASE IF EXISTS {}" + force).format(sql.Identifier(name))
             )
         except psycopg.Error as error:
-            raise errors.from_server(error, f"cannot drop database {name}") from error
+            raise errors.at_target(error, f"cannot drop database {name}") from error
 
 
 def require_empty(opened: Session) -> None:
@@ -254,7 +254,7 @@ def switch_off_triggers(opened: Session) -> None:
     try:
         opened.execute("SET session_replication_role = replica")
     except psycopg.Error as error:
-        raise errors.from_server(error, "cannot switch off triggers") from error
+        raise errors.at_target(error, "cannot switch off triggers") from error
 
 
 def missing_roles(names: Sequence[str]) -> TargetMissing:

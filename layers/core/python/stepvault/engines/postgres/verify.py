@@ -4,7 +4,6 @@ Definitions: pg_dump's table of contents of the database against the backup's. R
 COPY, counted and hashed, against the receipts. Sequences and large objects: value by value.
 """
 
-import hashlib
 import re
 import tempfile
 import threading
@@ -18,12 +17,12 @@ from typing import Any
 import psycopg
 from psycopg import Connection as Session
 
-from stepvault.compress import decompress
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import (
     definitions,
     errors,
     extension_tables,
+    large_objects,
     omit,
     preflight,
     programs,
@@ -42,8 +41,6 @@ from stepvault.records import StoredObject
 
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".,]+)'
 _SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
-_LARGE = re.compile(r"blob_(\d+)\.dat(\.zst)?")
-_BLOCK = 1 << 20
 #: How the archive loads a table; what is in the brackets are its columns.
 _COPY = re.compile(rb"COPY %b\.%b (?:\((.*)\))? ?FROM stdin;\n" % ((_NAME,) * 2), re.DOTALL)
 _COLUMN = re.compile(_NAME)
@@ -69,10 +66,10 @@ def _differences(job: RestoreJob) -> list[str]:
                     if rows_alone(archive)
                     else definitions.differences(job, opened, archive, chosen)
                 )
-                found += _large_objects(job, opened)
+                found += large_objects.differences(job, opened)
             found += extension_tables.differences(job, opened, archive, chosen)
         except psycopg.Error as error:
-            raise errors.from_server(error, "cannot compare the database") from error
+            raise errors.at_target(error, "cannot compare the database") from error
     return found
 
 
@@ -194,32 +191,6 @@ def _sequences(opened: Session, chosen: Sequence[toc.Entry]) -> list[str]:
             continue
         if row != (int(match[2]), match[3] == b"true"):
             found.append(f"{entry.label} stands at {row[0] if row else None}, not {int(match[2])}")
-    return found
-
-
-def _large_objects(job: RestoreJob, opened: Session) -> list[str]:
-    """Compare every large object by its bytes."""
-    found = []
-    for stored in job.objects:
-        match = _LARGE.fullmatch(stored.name)
-        if match is None:
-            continue
-        wanted = hashlib.sha256()
-        stream = job.read(stored)
-        for block in decompress(stream) if match[2] else stream:
-            wanted.update(block)
-        seen, offset = hashlib.sha256(), 0
-        try:
-            while block := _value(
-                opened, f"SELECT pg_catalog.lo_get({match[1]}, {offset}, {_BLOCK})"
-            ):
-                seen.update(block)
-                offset += len(block)
-        except psycopg.errors.UndefinedObject:
-            found.append(f"large object {match[1]} is missing")
-            continue
-        if seen.digest() != wanted.digest():
-            found.append(f"large object {match[1]} holds other bytes")
     return found
 
 

@@ -6,7 +6,13 @@ from contextlib import contextmanager
 
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.files.paths import show
-from stepvault.errors import BackupTampered, SourceDenied, TargetNotEmpty, TargetUnsupported
+from stepvault.errors import (
+    BackupTampered,
+    SourceDenied,
+    StepvaultError,
+    TargetNotEmpty,
+    TargetUnsupported,
+)
 from stepvault.records import Unrestored
 
 #: What no other entry would fare better with.
@@ -14,6 +20,8 @@ _STOPS_ALL = {
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM,
     errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ETIMEDOUT, errno.EINTR,
 }  # fmt: skip
+#: What may be the fault of one entry alone.
+ENTRY_ERRORS = (OSError, TargetNotEmpty, SourceDenied)
 _KEEP_GOING = "remove what is in the way, or say --keep-going to restore all else and see a list"
 
 
@@ -26,20 +34,22 @@ class Failures:
 
     @contextmanager
     def of(self, kind: str, path: bytes) -> Iterator[None]:
-        """Stop the restore, or report the entry and go on, when what follows fails.
+        """Do as ``handle`` does, when what follows fails."""
+        try:
+            yield
+        except ENTRY_ERRORS as error:
+            self.handle(kind, path, error)
+
+    def handle(self, kind: str, path: bytes, error: Exception) -> None:
+        """Stop the restore at the failure of an entry, or report it so that the caller goes on.
 
         Raises:
             SourceDenied, TargetUnsupported, TargetNotEmpty: naming the entry.
+            OSError: what no other entry would fare better with.
         """
-        try:
-            yield
-        except (TargetNotEmpty, SourceDenied) as error:
-            if not self.keep_going:
-                raise
-            self.report(kind, path, error.message)
-        except OSError as error:
+        if isinstance(error, OSError):
             if error.errno in _STOPS_ALL:
-                raise
+                raise error
             reason = error.strerror or str(error)
             if not self.keep_going:
                 denied = isinstance(error, PermissionError)
@@ -47,6 +57,10 @@ class Failures:
                     f"the {kind} {show(path)!r} cannot be restored ({reason})", _KEEP_GOING
                 ) from error
             self.report(kind, path, reason)
+            return
+        if not self.keep_going:
+            raise error
+        self.report(kind, path, error.message if isinstance(error, StepvaultError) else str(error))
 
     def report(self, kind: str, path: bytes | str, reason: str) -> None:
         """Report something that is not restored."""

@@ -12,14 +12,14 @@ from stepvault.engines.files.format.digests import HoleDigest, xattrs_digest
 from stepvault.engines.files.format.index import Line
 from stepvault.engines.files.paths import show, split
 from stepvault.engines.files.restore import staging, unpack
-from stepvault.engines.files.restore.failures import Failures
+from stepvault.engines.files.restore.failures import ENTRY_ERRORS, Failures
 from stepvault.engines.files.restore.metadata import Metadata, put_xattrs
 from stepvault.engines.files.restore.staging import Staging
 from stepvault.engines.files.restore.stored import Backup, Lines
 from stepvault.engines.files.restore.target import Target
 from stepvault.engines.files.tree.selection import Selection
 from stepvault.engines.object_paths import PROPERTIES
-from stepvault.errors import BackupTampered, OutOfTime, TargetNotEmpty
+from stepvault.errors import BackupTampered, OutOfTime
 
 _HOLES = (index.SPARSE, index.PIECE, index.SPARSE_HARD_LINK)
 #: Of these a pack's task moves each into place itself.
@@ -115,10 +115,11 @@ class PackTask:
         for number, member in enumerate(members):
             if job.remaining() <= 0:
                 raise OutOfTime(f"no time is left to restore {pack.name}")
-            with self._failures.of(_KIND_NAMES[member.line.kind], member.line.path):
-                failed.add(number)
+            try:
                 self._stage(member, folder, b"%d" % number)
-                failed.discard(number)
+            except ENTRY_ERRORS as error:
+                self._failures.handle(_KIND_NAMES[member.line.kind], member.line.path, error)
+                failed.add(number)
         return Counts(files=self._put_in_place(lines, folder, failed))
 
     def _put_in_place(self, lines: Lines, folder: bytes, failed: Container[int]) -> int:
@@ -128,13 +129,12 @@ class PackTask:
             if line.kind not in _OWN or number in failed:
                 continue
             name, staged = b"%d" % number, self._staging.existing(folder)
-            with self._failures.of(_KIND_NAMES[line.kind], line.path):
-                try:
-                    self._target.put(name, staged, line.path)
-                    count += 1
-                except (OSError, TargetNotEmpty):
-                    self._keep_for_other_names(name, staged, line)
-                    raise
+            try:
+                self._target.put(name, staged, line.path)
+                count += 1
+            except ENTRY_ERRORS as error:
+                self._failures.handle(_KIND_NAMES[line.kind], line.path, error)
+                self._keep_for_other_names(name, staged, line)
         return count
 
     def _keep_for_other_names(self, name: bytes, staged: int, line: Line) -> None:
