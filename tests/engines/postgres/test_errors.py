@@ -13,7 +13,7 @@ import pytest
 
 from devtools.servers.postgres import PostgresServer, unpack
 from stepvault.engines.base import Connection, Job, PlanJob
-from stepvault.engines.postgres import engine
+from stepvault.engines.postgres import dump, engine, programs
 from stepvault.errors import (
     SourceBusy,
     SourceDenied,
@@ -126,6 +126,68 @@ def test_time_outs_of_role_and_database_do_not_cut_the_backup(
     )
     [result] = _stored(address(pg18, name), tmp_path)
     assert [o.rows for o in result.objects if o.rows] == [300_000]
+
+
+def test_pg_dumpall_waits_whatever_the_database_says(pg18: PostgresServer, tmp_path: Path) -> None:
+    """It keeps the time-outs that it is given, so it is given none."""
+    name = new_database(pg18)
+    with closing(psycopg.connect(pg18.url(name), autocommit=True)) as opened:
+        assert dump.without_time_outs(opened) == ""
+    pg18.psql(
+        f"ALTER DATABASE {name} SET statement_timeout = '9h';"
+        f"ALTER DATABASE {name} SET lock_timeout = '9h'"
+    )
+    with closing(psycopg.connect(pg18.url(name), autocommit=True)) as opened:
+        options = dump.without_time_outs(opened)
+    dsn = programs.dsn(address(pg18, name), tmp_path) + options
+    for setting in ("statement_timeout", "lock_timeout"):
+        query = ["psql", "-X", "-w", "-A", "-t", "-d", dsn, "-c", f"SHOW {setting}"]
+        assert programs.run(programs.Children(), address(pg18, name), query) == b"0\n"
+    [result] = _stored(address(pg18, name), tmp_path)
+    assert result.warnings == []
+    assert "CREATE ROLE" in (tmp_path / "stored/globals.sql").read_text()
+
+
+def test_a_user_who_may_read_all_but_large_objects_is_told_of_them(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'all_reader') THEN"
+        f" CREATE ROLE all_reader LOGIN PASSWORD '{pg18.password}'; END IF; END $$;"
+        "GRANT pg_read_all_data TO all_reader; SELECT lo_from_bytea(77, 'a')",
+        database=name,
+    )
+    reader = address(pg18, name, user="all_reader")
+    error = fails(SourceDenied, reader, tmp_path / "vault")
+    assert "permission denied for large object 77" in error.message
+    assert "GRANT SELECT ON LARGE OBJECT" in error.fix.upper()
+    assert "large_objects = false" in error.fix
+    _stored(reader, tmp_path, large_objects=False)
+
+
+def test_a_subscription_that_is_not_written_is_not_called_restored(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    name = new_database(pg18)
+    pg18.psql(
+        "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'all_reader') THEN"
+        f" CREATE ROLE all_reader LOGIN PASSWORD '{pg18.password}'; END IF; END $$;"
+        "GRANT pg_read_all_data TO all_reader;"
+        "CREATE SUBSCRIPTION nobody CONNECTION 'host=nowhere.invalid' PUBLICATION p"
+        " WITH (connect = false, slot_name = NONE)",
+        database=name,
+    )
+    switched_off = "1 subscriptions will be restored switched off"
+    try:
+        [by_reader] = _stored(address(pg18, name, user="all_reader"), tmp_path)
+        assert [w for w in by_reader.warnings if "subscriptions not dumped" in w]
+        assert switched_off not in by_reader.warnings
+        (tmp_path / "stored").rename(tmp_path / "by_reader")
+        [by_superuser] = _stored(address(pg18, name), tmp_path)
+        assert switched_off in by_superuser.warnings
+    finally:
+        pg18.psql("DROP SUBSCRIPTION nobody", database=name)
 
 
 def test_programs_that_are_too_old(

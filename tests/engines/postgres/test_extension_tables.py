@@ -4,6 +4,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ CREATE TABLE zones (name text PRIMARY KEY, builtin bool DEFAULT false);
 INSERT INTO zones VALUES ('utc', true), ('local', true);
 CREATE TABLE entries (id serial PRIMARY KEY, zone text REFERENCES zones, note text);
 CREATE TABLE scratchpad (note text);
+CREATE SEQUENCE tickets;
 SELECT pg_extension_config_dump('zones', 'WHERE NOT builtin');
 SELECT pg_extension_config_dump('entries', '');
 SELECT pg_extension_config_dump('entries_id_seq', '');
@@ -153,6 +155,46 @@ def test_a_comparison_sees_what_changed_in_a_configuration(
     assert bool(found) == bool(said)
     for what in said:
         assert what in found
+
+
+def test_a_sequence_that_is_not_declared_goes_on_counting(
+    server: PostgresServer, extended18: PostgresServer, tmp_path: Path
+) -> None:
+    """pg_dump forgets it; a restored extension would give the same numbers again."""
+    name, vault = filled(server), tmp_path / "vault"
+    count = "SELECT nextval('\"my zones\".tickets') FROM generate_series(1, 41)"
+    server.psql(count, database=name)
+    result = run(server, name, vault)
+    where, stock = address(server, new_database(server)), new_database(extended18)
+    job = restore_job(result, vault, source(name), connection=where)
+    told: list[str] = []
+    job = replace(job, not_compared=told.append)
+    run_restore(engine, job)
+    extended18.run("pg_restore", "--exit-on-error", "-j2", "-d", stock, vault)
+    stands = 'SELECT last_value, is_called FROM "my zones".tickets'
+    assert server.psql(stands, database=str(where.database)) == "41|t"
+    assert extended18.psql(stands, database=stock) == "41|t"
+    assert engine.differences(job) == []
+    server.psql('ALTER SEQUENCE "my zones".tickets RESTART', database=str(where.database))
+    assert [x for x in engine.differences(job) if "my zones.tickets stands at 1, not 41" in x]
+    zones = '"my zones".zones'
+    assert [x for x in told if "extension zoned" in x and zones in x and "entries" not in x]
+
+
+def test_a_sequence_that_the_target_lacks_stops_no_restore(
+    extended18: PostgresServer, tmp_path: Path
+) -> None:
+    """As in another version of the extension, or where the user may not set it."""
+    name, vault = filled(extended18), tmp_path / "vault"
+    extended18.psql("""SELECT nextval('"my zones".tickets')""", database=name)
+    result = run(extended18, name, vault, schema=False)
+    change = (
+        'ALTER EXTENSION zoned DROP SEQUENCE "my zones".tickets; DROP SEQUENCE "my zones".tickets'
+    )
+    where = address(extended18, filled(extended18, MAKE + change))
+    job = restore_job(result, vault, source(name), connection=where)
+    run_restore(engine, job)
+    assert engine.differences(job) == ["SEQUENCE SET my zones.tickets is missing"]
 
 
 def test_rows_alone_come_back_beside_the_scripts_own(

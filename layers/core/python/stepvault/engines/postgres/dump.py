@@ -80,14 +80,14 @@ class Dump:
         packed, files = large_objects.pack(archive, written)
         return archive, [*packed, *map(FileStream, files)], warnings
 
-    def globals(self, database: str, warnings: list[str]) -> list[BytesStream]:
+    def globals(self, holder: Session, database: str, warnings: list[str]) -> list[BytesStream]:
         """Dump roles and tablespaces, which belong to the server and not to the database.
 
         A failure is added to the warnings: the backup is whole without them.
         """
         if not (self.source.globals and self.source.with_schema):
             return []
-        dsn = programs.dsn(self.connection, self.job.scratch)
+        dsn = programs.dsn(self.connection, self.job.scratch) + without_time_outs(holder)
         options = ["--globals-only", "--no-role-passwords", "--no-password"]
         arguments = ["pg_dumpall", *options, "--database", database, "--dbname", dsn]
         try:
@@ -96,6 +96,20 @@ class Dump:
             warnings.append(f"globals.sql is left out: {error.message}")
             return []
         return [BytesStream("globals.sql", script)]
+
+
+def without_time_outs(holder: Session) -> str:
+    """Write a parameter that switches off time-outs: pg_dumpall, unlike pg_dump, keeps them.
+
+    Nothing where there are none: a pooler may refuse the parameter.
+    """
+    query = (
+        "SELECT coalesce(pg_catalog.string_agg('-c ' || name || '=0', ' '), '')"
+        " FROM pg_catalog.pg_settings WHERE reset_val <> '0' AND name = ANY (ARRAY["
+        "'statement_timeout', 'lock_timeout', 'transaction_timeout', 'idle_session_timeout'])"
+    )
+    options = session.value(holder, query)
+    return f" options='{options}'" if options else ""
 
 
 def _rules(kind: bytes, names: Sequence[bytes]) -> list[bytes]:

@@ -20,6 +20,7 @@ from stepvault.engines.base import Connection, Job, Stream
 from stepvault.engines.postgres import (
     dump,
     errors,
+    extension_sequences,
     facts,
     filters,
     locks,
@@ -240,6 +241,7 @@ class _Attempt:
         archive.load_in_turn()
         rows: list[Stream] = []
         if source.with_data:
+            extension_sequences.add(archive, holder)
             mine = self._tables_to_read(archive, frozen, standby=about["standby"], warn=warnings)
             rows += self._row_streams(watch, readers, archive, frozen, mine)
         if not source.with_schema:
@@ -252,7 +254,7 @@ class _Attempt:
             children=self.children,
             watch=watch,
             archive=archive,
-            to_read=[*rows, *files, *work.globals(database, warnings)],
+            to_read=[*rows, *files, *work.globals(holder, database, warnings)],
         )
 
     @staticmethod

@@ -12,11 +12,11 @@ LOCK_TIMEOUT = 60
 
 #: What pg_dump sets, so that our COPY prints what its COPY prints.
 SETTINGS = (
+    "SET statement_timeout = 0",  # first: it holds for the others, too
     "SET DateStyle = ISO",
     "SET IntervalStyle = postgres",
     "SET extra_float_digits = 3",
     "SET synchronize_seqscans = off",
-    "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
     "SET row_security = off",
     "SET search_path = ''",

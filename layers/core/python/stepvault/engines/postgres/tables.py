@@ -60,11 +60,15 @@ WHERE c.oid = ANY (%s) GROUP BY c.oid
 
 _BLOCKERS = """
 SELECT a.pid, coalesce(a.usename::pg_catalog.text, '?'), coalesce(a.state, '?'),
-       pg_catalog.left(a.query, 200)
-FROM pg_catalog.pg_locks l JOIN pg_catalog.pg_stat_activity a USING (pid)
+       pg_catalog.left(a.query, 200), p.gid, p.owner::pg_catalog.text
+FROM pg_catalog.pg_locks l LEFT JOIN pg_catalog.pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_catalog.pg_locks x ON l.pid IS NULL AND x.pid IS NULL
+  AND x.virtualtransaction = l.virtualtransaction AND x.locktype = 'transactionid'
+LEFT JOIN pg_catalog.pg_prepared_xacts p ON p.transaction = x.transactionid
 WHERE l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation' AND l.relation = ANY (%s)
   AND l.database = (SELECT oid FROM pg_catalog.pg_database
                     WHERE datname = pg_catalog.current_database())
+  AND coalesce(a.pid::pg_catalog.text, p.gid) IS NOT NULL
 ORDER BY l.granted DESC, a.xact_start LIMIT 1
 """
 
@@ -265,13 +269,17 @@ def lock(opened: Session, watcher: Session, tables: Sequence[Table]) -> None:
 def blocked(watcher: Session, tables: Sequence[Table]) -> SourceBusy:
     """Explain a lock that could not be had, with its holder if it is still there."""
     row = watcher.execute(_BLOCKERS, [[t.oid for t in tables]]).fetchone()
-    holder = (
-        f"process {row[0]} of {text(row[1])} ({text(row[2])}) holds or wants it exclusively: "
-        f"{text(row[3])}"
-        if row
-        else "its holder is gone by now"
-    )
-    return SourceBusy(
-        f"no lock on the tables within {session.LOCK_TIMEOUT} s; {holder}",
-        "Try again when that statement is done, or end it with pg_terminate_backend",
-    )
+    fix = "Try again when that statement is done, or end it with pg_terminate_backend"
+    if row is None:
+        holder = "its holder is gone by now"
+        fix = "Try again"
+    elif row[0] is None:
+        gid = "'" + text(row[4]).replace("'", "''") + "'"
+        holder = f"the prepared transaction {gid} of {text(row[5])} holds it exclusively"
+        fix = f"COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}: it has no session that could end"
+    else:
+        holder = (
+            f"process {row[0]} of {text(row[1])} ({text(row[2])}) holds or wants it exclusively: "
+            f"{text(row[3])}"
+        )
+    return SourceBusy(f"no lock on the tables within {session.LOCK_TIMEOUT} s; {holder}", fix)

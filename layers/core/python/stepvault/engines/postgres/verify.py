@@ -23,6 +23,7 @@ from stepvault.engines.postgres import (
     errors,
     extension_tables,
     large_objects,
+    not_compared,
     omit,
     preflight,
     programs,
@@ -40,7 +41,9 @@ from stepvault.engines.row_digest import Sums, total
 from stepvault.records import StoredObject
 
 _NAME = rb'(?:"(?:[^"]|"")+"|[^\s".,]+)'
-_SETVAL = re.compile(rb"setval\('((?:[^']|'')+)', (-?\d+), (true|false)\)")
+_SETVAL = re.compile(
+    rb"setval\((?:pg_catalog\.to_regclass\()?'((?:[^']|'')+)'\)?, (-?\d+), (true|false)\)"
+)
 #: How the archive loads a table; what is in the brackets are its columns.
 _COPY = re.compile(rb"COPY %b\.%b (?:\((.*)\))? ?FROM stdin;\n" % ((_NAME,) * 2), re.DOTALL)
 _COLUMN = re.compile(_NAME)
@@ -57,6 +60,7 @@ def _differences(job: RestoreJob) -> list[str]:
     chosen = omit.without(job, selection.choose(archive, job.options.only))
     with target.connect(job) as opened:
         try:
+            not_compared.tell(job, opened, archive, chosen)
             found = _rows(job, opened, chosen)
             found += _sequences(opened, chosen)
             if not job.options.only:
@@ -84,22 +88,17 @@ def _rows(job: RestoreJob, opened: Session, chosen: Sequence[toc.Entry]) -> list
             expected.setdefault(str(stored.facts["table"]), []).append(stored)
     there = {t.label: t for t in tables.listed(opened) if t.schema != progress.SCHEMA.encode()}
     root = {k: str(v[0].facts["root"]) for k, v in expected.items() if "root" in v[0].facts}
-    if job.options.only or job.options.without:
-        made = {int(e.oid) for e in chosen if e.kind == b"TABLE DATA"}
-        expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in made}
-        there = {k: v for k, v in there.items() if k in expected}
+    copied = {int(e.oid): _columns_of(e) for e in chosen if e.kind == b"TABLE DATA"}
+    expected = {k: v for k, v in expected.items() if v[0].facts["oid"] in copied}
     found = [f"table {name} is missing" for name in sorted(expected.keys() - there.keys())]
     wanted = [there[name] for name in sorted(expected.keys() & there.keys())]
     sizes = tables.storage(opened, wanted, {})
-    copied = {int(e.oid): _columns_of(e) for e in chosen if e.kind == b"TABLE DATA"}
     columns = {t.oid: copied[expected[t.label][0].facts["oid"]] for t in wanted}
     for table in wanted:
         had, has = _names(columns[table.oid]), _names(sizes[table.oid].columns)
+        more = "has a column {}, which the backup has not"
         found += [f"table {table.label} has no column {c}" for c in sorted(had - has)]
-        found += [
-            f"table {table.label} has a column {c}, which the backup has not"
-            for c in sorted(has - had)
-        ]
+        found += [f"table {table.label} {more.format(c)}" for c in sorted(has - had)]
         if had - has:
             del columns[table.oid]
     wanted = [t for t in wanted if t.oid in columns]
