@@ -139,6 +139,8 @@ def is_noticed(module: str, mutated: str, endpoint: str) -> bool:
             )
         except subprocess.TimeoutExpired:
             return True
+    if done.returncode and mutated == (CORE / "stepvault" / f"{module}.py").read_text():
+        print(done.stdout.decode(errors="replace")[-2000:])
     return done.returncode != 0
 
 

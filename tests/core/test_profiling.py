@@ -17,6 +17,14 @@ def test_quantiles_are_those_of_the_durations() -> None:
     assert s.p99 == pytest.approx(0.99, abs=0.002)
 
 
+def test_the_highest_quantiles_of_two_durations_are_the_longer() -> None:
+    durations = Durations()
+    for seconds in (1.0, 2.0):
+        durations.add(seconds)
+    s = durations.statistics()
+    assert (s.p95, s.p99, s.max) == (2.0, 2.0, 2.0)
+
+
 def test_memory_stays_bounded_and_the_sample_stays_representative() -> None:
     durations = Durations()
     for n in range(100_000):

@@ -9,7 +9,7 @@ from stepvault.catalog import Vault
 from stepvault.deadline import Deadline
 from stepvault.errors import StorageUnavailable
 from stepvault.keys import run_id
-from stepvault.prune import prune
+from stepvault.prune import PruneRequest, prune
 from stepvault.records import Manifest, Receipt, SourceResult, StoredObject, Summary, Unit
 from stepvault.seal import SealRequest, seal
 from stepvault.settings import Config
@@ -114,6 +114,10 @@ def test_a_dry_run_says_what_would_go_and_removes_nothing(vault: Vault) -> None:
     (docs,) = prune(vault, config(keep_last=1), now=NOW)
     assert (docs.removed, docs.kept, docs.objects, docs.bytes) == (runs[:2], 1, 6, 12)
     assert everything(vault) == before
+
+
+def test_an_event_that_does_not_say_so_removes_nothing() -> None:
+    assert PruneRequest().dry_run
 
 
 def test_what_retention_lets_go_is_gone_and_the_rest_is_whole(vault: Vault) -> None:

@@ -73,7 +73,8 @@ class Trial:
         if state is None:
             return []
         self.run_id = str(state["run_id"])
-        for task in plan.sources_to_plan(self.vault, self.run_id):
+        tasks = self.attempts(lambda: plan.sources_to_plan(self.vault, self.run_id))
+        for task in tasks or []:
             self.attempts(lambda task=task: plan.plan_source(self.vault, task))  # type: ignore[misc]
         collected = self.attempts(
             lambda: plan.collect_units(self.vault, plan.CollectRequest(run_id=self.run_id))

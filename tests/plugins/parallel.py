@@ -9,6 +9,7 @@ no longer lets it.)
 """
 
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -42,9 +43,9 @@ class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
         return group(nodeid)
 
 
-def pytest_xdist_make_scheduler(config: pytest.Config) -> GroupScheduling:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling:
     config.option.loadscopereorder = False  # else the group with the most tests comes first
-    return GroupScheduling(config)
+    return GroupScheduling(config, log)  # without the log of its caller it prints each step
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -73,7 +73,7 @@ def test_a_tampered_object_is_called_so_whatever_the_server_says_and_leaves_no_r
 
 @pytest.mark.parametrize(
     ("kind", "old", "new"),
-    [("table", b"VARCHAR(30)", b"VARCHAR(31)"), ("table", b"varchar(30)", b"varchar(31)"), ("triggers", b"FOR EACH", b"FOR EVRY"), ("view", b"`t`.`id`", b"`u`.`id`")],
+    [("table", b"varchar(30)", b"varchar(31)"), ("triggers", b"FOR EACH", b"FOR EVRY"), ("view", b"`t`.`id`", b"`u`.`id`")],
 )  # fmt: skip
 def test_a_tampered_definition_runs_no_statement_and_drops_nothing(
     rig: MariaDbRig, tmp_path: Path, kind: str, old: bytes, new: bytes
@@ -90,8 +90,6 @@ def test_a_tampered_definition_runs_no_statement_and_drops_nothing(
     there = job.connection.database
     rig.server.sql("CREATE TABLE t (mine INT)", "INSERT INTO t VALUES (7)", database=there)
     damaged = flipped(job, kind, old, new)
-    if not any(old in b"".join(job.read(o)) for o in job.objects if o.facts.get("kind") == kind):
-        pytest.skip("the server words it otherwise")
     with pytest.raises(BackupTampered):
         run_restore(rig.engine, damaged)
     if kind == "table":

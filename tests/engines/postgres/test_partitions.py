@@ -58,7 +58,9 @@ def test_rows_sorted_by_the_hash_of_an_enum_come_back(
     only: list[str], pg18: PostgresServer, moods: str, tmp_path: Path
 ) -> None:
     result = run(pg18, moods, tmp_path / "vault")
-    assert len([o for o in result.objects if o.facts.get("table") == "public.p2"]) > 1
+    # Oids decide which of the two has most of the rows: more than a piece holds.
+    pieces = [o for o in result.objects if o.facts.get("table") in ("public.p2", "public.p3")]
+    assert len(pieces) > 2
     copy = new_database(pg18)
     job = job_for(pg18, moods, result, tmp_path / "vault", copy, only=only)
     run_restore(engine, job)

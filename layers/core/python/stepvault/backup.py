@@ -312,10 +312,12 @@ class _Path:
         """Yield the stream's chunks, timed and counted, until time is up or a sibling has failed."""
         chunks = stream.read()
         while True:
-            watch = Watch()
-            chunk = next(chunks, None)
-            size = 0 if chunk is None or isinstance(chunk, EndFrame) else len(chunk)
-            self.meter.read.add(size, *watch.split())
+            watch, size = Watch(), 0
+            try:
+                chunk = next(chunks, None)
+                size = 0 if chunk is None or isinstance(chunk, EndFrame) else len(chunk)
+            finally:  # also what was waited for in vain
+                self.meter.read.add(size, *watch.split())
             if chunk is None:
                 return
             self._bytes += size

@@ -39,6 +39,7 @@ HARD_LINK, SPARSE_HARD_LINK = b"h", b"H"
 #: Another name of a symbolic link; its hash is ``link_digest`` of where that points.
 LINK_HARD_LINK = b"L"
 HARD_LINKS = (HARD_LINK, SPARSE_HARD_LINK, LINK_HARD_LINK)
+KINDS = frozenset((DIRECTORY, FILE, SPARSE, PIECE, LINK, *HARD_LINKS))
 NONE = b"-"
 
 _FLUSH = 256 << 10
@@ -111,15 +112,28 @@ def place(line: bytes) -> bytes:
 
 
 def parse(line: bytes) -> Line:
-    """Parse a line that has lost its line feed."""
+    """Parse a line that has lost its line feed.
+
+    Raises:
+        BackupTampered: no backup has such a line.
+    """
     f = line.split(b"\t")
     if len(f) != len(COLUMNS):
         raise BackupTampered(f"an index has a line of {len(f)} columns instead of {len(COLUMNS)}")
-    return Line(
-        unescape(f[0]), int(f[1]), int(f[2]), int(f[3]), int(f[4]), f[5], int(f[6], 8), int(f[7]),
-        int(f[8]), f[9], f[10], unescape(f[11]), int(f[12]), int(f[13]), int(f[14]), int(f[15]),
-        int(f[16]),
-    )  # fmt: skip
+    try:
+        parsed = Line(
+            unescape(f[0]), int(f[1]), int(f[2]), int(f[3]), int(f[4]), f[5], int(f[6], 8),
+            int(f[7]), int(f[8]), f[9], f[10], unescape(f[11]), int(f[12]), int(f[13]), int(f[14]),
+            int(f[15]), int(f[16]),
+        )  # fmt: skip
+    except ValueError as error:
+        raise BackupTampered(f"an index has a line that makes no sense: {line[:200]!r}") from error
+    if f[5] not in KINDS or b"-" in f[1] or b"-" in b"".join(f[12:17]):
+        raise BackupTampered(
+            f"an index has an entry of unknown kind or size: {line[:200]!r}",
+            "Use the newer Stepvault that wrote it, if one did",
+        )
+    return parsed
 
 
 class Head(NamedTuple):

@@ -39,6 +39,11 @@ class Metadata(NamedTuple):
     mtime_ns: int
 
 
+#: Bytes of a member's records at most: a file's extended attributes have 64 KiB on Linux, and XFS
+#: allows a few times that.
+_MOST_RECORDS = 16 << 20
+
+
 def header(
     name: bytes,
     kind: bytes,
@@ -182,20 +187,27 @@ def read_header(read: Callable[[int], bytes]) -> Header:
     Raises:
         BackupTampered: that is no header.
     """
-    block = _checked(read(BLOCK))
-    header = _plain_header(block)
+    try:
+        return _read_header(read)
+    except ValueError as error:  # numbers that are none, records that do not end
+        raise BackupTampered("a pack holds a member whose header makes no sense") from error
+
+
+def _read_header(read: Callable[[int], bytes]) -> Header:
+    header = _plain_header(_checked(read(BLOCK)))
     if header.kind != _PAX:
         return header
-    records = _records(read(header.size + -header.size % BLOCK)[: header.size])
-    block = _checked(read(BLOCK))
-    header = _plain_header(block)
+    if header.size > _MOST_RECORDS:
+        raise ValueError("more records than a member has")
+    records = list(_records(read(header.size + -header.size % BLOCK)[: header.size]))
+    header = _plain_header(_checked(read(BLOCK)))
     for key, value in records:
         if key == b"size":
-            header.size = int(value)
+            header.size = _natural(value)
         elif key == b"linkpath":
             header.link = value
         elif key == b"GNU.sparse.realsize":
-            header.sparse_size = int(value)
+            header.sparse_size = _natural(value)
         elif key.startswith(b"SCHILY.xattr."):
             name = key.removeprefix(b"SCHILY.xattr.")
             header.xattrs.append((name.replace(b"%3D", b"=").replace(b"%25", b"%"), value))
@@ -238,13 +250,23 @@ def _checked(block: bytes) -> bytes:
 
 
 def _octal(text: bytes) -> int:
-    return int(text.strip(b"\0 ") or b"0", 8)
+    return _natural(text.strip(b"\0 ") or b"0", 8)
+
+
+def _natural(text: bytes, base: int = 10) -> int:
+    number = int(text, base)
+    if number < 0:
+        raise ValueError("a size below zero")
+    return number
 
 
 def _records(text: bytes) -> Iterable[tuple[bytes, bytes]]:
     at = 0
     while at < len(text):
-        length = int(text[at : text.index(b" ", at)])
-        key, _, value = text[at : at + length - 1].partition(b" ")[2].partition(b"=")
+        length = int(text[at : text.index(b" ", at, at + 20)])
+        record = text[at : at + length]
+        if length < 1 or len(record) < length or not record.endswith(b"\n"):
+            raise ValueError("a record that does not end where it says")
+        key, _, value = record[:-1].partition(b" ")[2].partition(b"=")
         yield key, value
         at += length
