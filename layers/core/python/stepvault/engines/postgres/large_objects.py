@@ -95,16 +95,13 @@ def pack(archive: Toc, files: Sequence[Path]) -> tuple[list[PackedStream], list[
         return [], list(files)
     streams = []
     for entries, found in _merged(groups):
-        first = entries[0]
-        gone = {e.dump_id for e in entries}
+        last = entries[-1]  # all that they need comes before it
         needed = [d for e in entries for d in e.dependencies]
-        name = b"%d.dat" % first.dump_id
-        merged = replace(first, kind=PACKED, dependencies=needed, file=name)
-        archive.entries = [
-            merged if e is first else e
-            for e in archive.entries
-            if e is first or e.dump_id not in gone
-        ]
+        name = b"%d.dat" % last.dump_id
+        gone = {e.dump_id for e in entries[:-1]}
+        merged = replace(last, kind=PACKED, dependencies=needed, file=name)
+        kept = (e for e in archive.entries if e.dump_id not in gone)
+        archive.entries = [merged if e is last else e for e in kept]
         streams.append(PackedStream(name.decode() + archive.suffix, found))
         for entry in entries:
             left.pop((entry.file or b"").decode()).unlink()

@@ -208,13 +208,10 @@ def _large_objects(
         pieces = [listing + archive.suffix]
     else:
         pieces = [listing, *_pieces_of(job, listing, archive.suffix)]
-    ids = [*(i for i in entry.dependencies if _is_data(archive, i)), entry.dump_id]
+    data = {e.dump_id for e in archive.entries if e.section == toc.SECTION_DATA}
+    ids = [*(i for i in entry.dependencies if i in data), entry.dump_id]
     names = ["toc.dat", *pieces]
     return task("data", f"large-{entry.dump_id}", "script", names, ids=ids, together=True)
-
-
-def _is_data(archive: toc.Toc, dump_id: int) -> bool:
-    return any(e.dump_id == dump_id and e.section == toc.SECTION_DATA for e in archive.entries)
 
 
 def _pieces_of(job: RestoreJob, listing: str, suffix: str) -> list[str]:
