@@ -10,6 +10,7 @@ import pytest
 from devtools.servers.postgres import PostgresServer
 from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import engine
+from stepvault.errors import SourceDenied
 from tests.engines.driver import restore_job, run_restore
 from tests.engines.postgres.rig import address, new_database, run, source
 
@@ -175,3 +176,19 @@ def test_without_the_right_to_make_a_database_text_is_compared_and_it_says_so(
     job = replace(job, connection=replace(job.connection, user=role))
     [line] = [x for x in engine.differences(job) if x.startswith("INDEX app.people_new ")]
     assert "compared by its text alone: cannot create database" in line
+
+
+def test_a_user_who_may_not_read_the_target_is_told_so_in_its_words(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    job = _copy(pg18, pg18, tmp_path / "vault", tables=["app.base"])
+    assert job.connection
+    role = f"stranger_to_{job.connection.database}"
+    pg18.psql(
+        f"CREATE ROLE {role} LOGIN PASSWORD '{pg18.password}'; GRANT USAGE ON SCHEMA app TO {role}",
+        database=str(job.connection.database),
+    )
+    job = replace(job, connection=replace(job.connection, user=role))
+    with pytest.raises(SourceDenied, match="permission denied for table base") as caught:
+        engine.differences(job)
+    assert "Connect as a user with that right" in caught.value.fix

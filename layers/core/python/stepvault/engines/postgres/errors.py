@@ -176,10 +176,16 @@ def at_target(error: psycopg.Error, what: str) -> StepvaultError:
     return _of_statement(error, what, (_AT_TARGET, _BY_STATE))
 
 
-def from_program(program: str, message: str, connection: Connection) -> StepvaultError:
+def from_program(
+    program: str, message: str, connection: Connection, *, target: bool = False
+) -> StepvaultError:
     """Explain why pg_dump, pg_restore or psql failed, from its standard error.
 
-    What pg_restore does, it does to the database to restore into.
+    Args:
+        program: its name.
+        message: what it printed.
+        connection: where it was connected to.
+        target: it worked on the database to restore into, as pg_restore always does.
     """
     if "connection to server" in message and "failed:" in message:
         return _of_connecting(message, connection, None)
@@ -192,7 +198,8 @@ def from_program(program: str, message: str, connection: Connection) -> Stepvaul
         return SourceUnsupported(
             f"{program} failed: {text}", "See the message and the server's log"
         )
-    tables = (_AT_TARGET, _BY_STATE) if program == "pg_restore" else (_BY_STATE,)
+    at_target = target or program == "pg_restore"
+    tables = (_AT_TARGET, _BY_STATE) if at_target else (_BY_STATE,)
     kind, fix = _class_of(state, tables)
     return kind(f"{program} failed: {text}", fix)
 

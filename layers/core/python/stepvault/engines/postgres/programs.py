@@ -171,10 +171,12 @@ def run(
     arguments: Sequence[str],
     remaining: Callable[[], float] = lambda: float("inf"),
     warnings: list[str] | None = None,
+    *,
+    target: bool = False,
 ) -> bytes:
     """Run a program to its end and return what it printed.
 
-    What it warns of is added to ``warnings``, if given.
+    What it warns of is added to ``warnings``, if given. ``target`` as in ``errors.from_program``.
 
     Raises:
         StepvaultError: it failed; the class follows from its messages.
@@ -189,7 +191,8 @@ def run(
             raise OutOfTime(f"{arguments[0]} was still running when the time ran out") from None
         children.check()
         if child.returncode:
-            raise from_program(arguments[0], messages.decode(errors="replace"), connection)
+            text = messages.decode(errors="replace")
+            raise from_program(arguments[0], text, connection, target=target)
         if warnings is not None:
             lines = messages.decode(errors="replace").splitlines()
             warnings += [x for x in lines if re.match(r"\w+: warning: ", x)]

@@ -63,6 +63,7 @@ class Reader:
 
     Args:
         script: SQL to run first; its failure shows at the first COPY.
+        target: it reads the database that was restored into, for the words of errors.
     """
 
     def __init__(
@@ -72,9 +73,12 @@ class Reader:
         scratch: Path,
         script: bytes,
         database: str | None = None,
+        *,
+        target: bool = False,
     ) -> None:
         self._children = children
         self._connection = connection
+        self._target = target
         self.broken = False
         options = ["-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
         dsn = programs.dsn(connection, scratch, database)
@@ -167,7 +171,8 @@ class Reader:
         except subprocess.TimeoutExpired:
             message = b"psql closed its output and did not end"
         if message.strip():
-            return errors.from_program("psql", message.decode(errors="replace"), self._connection)
+            text = message.decode(errors="replace")
+            return errors.from_program("psql", text, self._connection, target=self._target)
         return SourceUnreachable(
             f"psql ended with code {self._child.returncode} in the middle of a table",
             "Try again; if memory ran out, raise the function's memory",

@@ -178,7 +178,7 @@ def contents(job: RestoreJob) -> list[Entry]:
         dsn = programs.dsn(address(job), Path(own), name_of(job))
         options = ["-Fd", "-Znone", "--schema-only", "--no-sync", "--no-password", "--file"]
         arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
-        programs.run(programs.Children(), address(job), arguments, job.remaining)
+        programs.run(programs.Children(), address(job), arguments, job.remaining, target=True)
         archive = toc.read((folder / "toc.dat").read_bytes())
         return [e for e in archive.entries if not e.of_database]
 

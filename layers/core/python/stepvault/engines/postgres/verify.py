@@ -160,7 +160,8 @@ def _contents(
     def work() -> None:
         where, database = target.address(job), target.name_of(job)
         try:
-            with closing(Reader(children, where, job.scratch, script, database)) as reader:
+            reader = Reader(children, where, job.scratch, script, database, target=True)
+            with closing(reader):
                 read(reader)
         except BaseException as error:  # raised again below
             raised.append(error)
