@@ -24,6 +24,7 @@ CREATE TABLE app.base (a int NOT NULL);
 CREATE TABLE app.heir (own text) INHERITS (app.base);
 ALTER TABLE app.base ADD COLUMN later int NOT NULL DEFAULT 5;
 INSERT INTO app.heir VALUES (1, 'x', 2), (3, 'y', 4);
+CREATE TABLE app."LARGE OBJECT" (i int);
 -- Names of not-null constraints, of which releases before 18 know nothing.
 CREATE TABLE app.turned (before int NOT NULL);
 ALTER TABLE app.turned RENAME before TO after;

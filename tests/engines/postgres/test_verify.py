@@ -81,6 +81,10 @@ CHANGES = {
         "DROP INDEX app.people_new; CREATE INDEX people_new ON app.people (name) WHERE state IN ('new')",
         "INDEX app.people_new is defined otherwise",
     ),
+    "missing table of an odd name": (
+        'DROP TABLE app."LARGE OBJECT"',
+        "TABLE app.LARGE OBJECT is missing; table app.LARGE OBJECT is missing",
+    ),
     "missing index": ("DROP INDEX app.people_old", "INDEX app.people_old is missing"),
     "foreign key's action": (
         "ALTER TABLE app.pets DROP CONSTRAINT pets_owner,"
@@ -147,7 +151,8 @@ def test_every_kind_of_difference_is_told_and_nothing_else(
     server, job = restored
     assert job.connection
     server.psql(";\n".join(c for c, _ in CHANGES.values()), database=str(job.connection.database))
-    assert sorted(engine.differences(job)) == sorted(line for _, line in CHANGES.values())
+    expected = [line for _, lines in CHANGES.values() for line in lines.split("; ")]
+    assert sorted(engine.differences(job)) == sorted(expected)
 
 
 def test_columns_that_the_target_lacks_are_named(pg18: PostgresServer, tmp_path: Path) -> None:
@@ -192,3 +197,16 @@ def test_a_user_who_may_not_read_the_target_is_told_so_in_its_words(
     with pytest.raises(SourceDenied, match="permission denied for table base") as caught:
         engine.differences(job)
     assert "Connect as a user with that right" in caught.value.fix
+
+
+def test_options_that_the_targets_server_keeps_for_itself_are_no_difference(
+    pg18: PostgresServer, tmp_path: Path
+) -> None:
+    job = _copy(pg18, pg18, tmp_path / "vault", tables=["app.base"])
+    assert job.connection
+    pg18.psql(
+        "UPDATE pg_attribute SET attoptions = '{pg_attver=3}'"
+        " WHERE attrelid = 'app.base'::regclass AND attnum > 0",
+        database=str(job.connection.database),
+    )
+    assert engine.differences(job) == []

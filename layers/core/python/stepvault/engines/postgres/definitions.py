@@ -18,21 +18,9 @@ from stepvault.engines.base import RestoreJob
 from stepvault.engines.postgres import facts, programs, session, target, toc
 from stepvault.errors import OutOfTime, StepvaultError, Transient
 
-#: Kinds that are not definitions, or that a restore is not asked to make.
-_PASSED_OVER = {
-    *(b"DATABASE", b"DATABASE PROPERTIES", b"TABLE DATA", b"SEQUENCE SET", b"BLOBS"),
-    *(
-        b"BLOB METADATA",
-        b"BLOB COMMENTS",
-        b"MATERIALIZED VIEW DATA",
-        b"ENCODING",
-        b"STDSTRINGS",
-        b"SEARCHPATH",
-    ),
-}
 #: Kinds that no server prints in two ways, or that would act on their own.
-_NOT_REPRINTED = _PASSED_OVER | {
-    *(b"ACL", b"DEFAULT ACL", b"COMMENT", b"SECURITY LABEL"),
+_NOT_REPRINTED = {
+    *(b"ACL", b"DEFAULT ACL", b"COMMENT", b"SECURITY LABEL", b"MATERIALIZED VIEW DATA"),
     *(b"EVENT TRIGGER", b"PUBLICATION", b"SUBSCRIPTION", b"USER MAPPING"),
 }
 
@@ -84,7 +72,9 @@ def _defined(entries: Sequence[toc.Entry], job: RestoreJob) -> dict[str, _Define
     """Sort definitions and owners by kind and name."""
     defined: dict[str, _Defined] = {}
     for entry in entries:
-        if entry.kind in _PASSED_OVER or b"LARGE OBJECT" in entry.tag:
+        if entry.needs_no_definitions or entry.of_database:
+            continue
+        if entry.kind == b"MATERIALIZED VIEW DATA":
             continue
         if job.options.owner != "keep" and entry.kind in (b"ACL", b"DEFAULT ACL"):
             continue

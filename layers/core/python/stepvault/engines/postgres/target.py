@@ -180,6 +180,7 @@ def contents(job: RestoreJob) -> list[Entry]:
         arguments = ["pg_dump", *options, str(folder), "--dbname", dsn]
         programs.run(programs.Children(), address(job), arguments, job.remaining, target=True)
         archive = toc.read((folder / "toc.dat").read_bytes())
+        archive.drop_internal_options()
         return [e for e in archive.entries if not e.of_database]
 
 
