@@ -99,8 +99,8 @@ docs: .venv/.ready  ## Render the API documentation to build/docs
 	@.venv/bin/ruff check --quiet $(DOCSTRINGS) layers cli
 	@rm -rf build/docs; $(PY) -W error -m pdoc --docformat google --output-directory build/docs $(DOCS)
 
-# Two processes: two cores. tests/plugins/parallel.py says which tests stay together.
-PYTEST := .venv/bin/pytest -q -n 2
+# Three processes on two cores, as tests wait as much as they work; tests/plugins/parallel.py says which stay together.
+PYTEST := .venv/bin/pytest -q -n 3
 
 test: .venv/.ready system  ## Everything: checks, then all tests on real servers
 	@$(AT_ONCE) $(CHECKS) servers

@@ -20,11 +20,12 @@ GROUPS = (
     "tests/engines/mysql",  # 114 with MariaDB, 112 with MySQL: two groups
     "tests/journey",  # 90
     "tests/docs",  # about 60
+    "tests/core/test_trials.py",  # 50, most of it waiting: a group of its own
     "tests/engines/files",  # 41
     "tests/infra",  # 38
     "tests/engines/sqlite",  # 26
     "tests/cli",  # 22
-    "tests/core",  # 16
+    "tests/core",  # 60
 )
 #: What needs a database server, an emulated AWS or the CDK, or takes many seconds.
 SLOW = (
@@ -74,4 +75,4 @@ def _rank(item: pytest.Item) -> int:
 
 def _folder(nodeid: str, folders: tuple[str, ...]) -> str:
     """Return the folder that the test is in, or an empty text."""
-    return next((f for f in folders if nodeid.startswith(f"{f}/")), "")
+    return next((f for f in folders if nodeid.startswith((f"{f}/", f"{f}:"))), "")

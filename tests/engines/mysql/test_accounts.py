@@ -54,7 +54,7 @@ def grants(server: MariaDb) -> list[Any]:
 def run(server: MariaDb, folder: Path) -> str:
     """Run the script on the other server as its header says; returns the script."""
     plain = subprocess.run(
-        ["zstd", "-dcq", str(folder / "accounts.sql.zst")], capture_output=True, check=True
+        ["zstd", "-dcq", str(folder / "accounts.grants.zst")], capture_output=True, check=True
     )
     subprocess.run(
         ["mysql", "-h", server.host, "-P", str(server.port), "-u", server.user, "--force"],

@@ -14,6 +14,7 @@ from stepvault.engines.mysql.session import connect
 from stepvault.engines.row_digest import Sums
 from stepvault.errors import (
     SourceUnsupported,
+    TargetUnsupported,
 )
 from tests.engines.driver import back_up, restore_job, run_restore
 from tests.engines.mysql import data
@@ -42,7 +43,7 @@ def test_rows_beyond_max_allowed_packet_are_read_whole(
     other.sql("CREATE OR REPLACE DATABASE small_packets")
     there = Connection("127.0.0.1", other.port, "root", other.password, "small_packets")
     job = restore_job(results, tmp_path, rig.source("pair"), connection=there)
-    with pytest.raises(SourceUnsupported, match="max_allowed_packet is 4,194,304"):
+    with pytest.raises(TargetUnsupported, match="max_allowed_packet is 4,194,304"):
         run_restore(rig.engine, job)
     assert other.sql("SELECT COUNT(*) FROM small_packets.huge") == [(0,)]
 

@@ -174,7 +174,7 @@ class MySqlSource(DatabaseSettings):
     non_transactional: Literal["warn", "refuse"] = "warn"
     """What to do about tables (MyISAM, Aria) that no snapshot covers."""
     accounts: Literal["without-passwords", "with-passwords", "none"] = "without-passwords"
-    """Also write users, roles and grants as accounts.sql, where the user may read them."""
+    """Also write users, roles and grants as accounts.grants, where the user may read them."""
 
     @field_validator("definer")
     @classmethod

@@ -9,7 +9,7 @@ from stepvault.errors import SourceUnsupported
 _HEAD = """\
 -- Users, roles and grants of {address}.
 -- Run it after the databases have been restored, as grants on tables need the tables:
---   zstd -dc accounts.sql.zst | mysql --force
+--   zstd -dc accounts.grants.zst | mysql --force
 """
 _LOCKED = """\
 -- Password hashes are left out, so accounts that have one are created locked. Unlock each with

@@ -13,7 +13,7 @@ _HEAD = r"""#!/bin/sh
 #
 # All arguments go to the client. It stops at the first error. Tables that exist are an error:
 # restore into a server that does not have these databases. Accounts are not restored: see
-# accounts.sql, if it is there.
+# accounts.grants, if it is there.
 set -eu
 cd "$(dirname "$0")"
 client=$(command -v mariadb || command -v mysql) || { echo "no mysql client found" >&2; exit 1; }

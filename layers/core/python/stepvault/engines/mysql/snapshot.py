@@ -9,7 +9,7 @@
     <database>.<table>-schema-triggers.sql.zst
     <database>-schema-post.sql.zst                functions, procedures, events
     <database>.<view>-schema-view.sql.zst
-    accounts.sql.zst                              users, roles and grants
+    accounts.grants.zst                              users, roles and grants
     metadata, restore.sh                          plain
 
 A name that is not safe as a file name becomes ``mydumper_<n>``, as in mydumper; ``metadata`` holds
@@ -162,7 +162,8 @@ class MySqlSnapshot:
                 'grant SELECT ON mysql.*, or set accounts = "none"'
             )
             return []
-        return [Text("accounts.sql.zst", script.encode(), {"kind": "accounts"})]
+        # Not .sql: older myloaders would take it for rows of a database of that name.
+        return [Text("accounts.grants.zst", script.encode(), {"kind": "accounts"})]
 
     def _connect(self) -> Session:
         session = connect(self._connection)
