@@ -14,18 +14,18 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-#: Folders of one group, with the seconds their tests took on a quiet machine of two cores.
+#: Folders of one group, with the seconds their tests took in one of three processes on two cores.
 GROUPS = (
-    "tests/engines/postgres",  # 142
-    "tests/engines/mysql",  # 114 with MariaDB, 112 with MySQL: two groups
-    "tests/journey",  # 90
-    "tests/docs",  # about 60
+    "tests/engines/postgres",  # 370
+    "tests/engines/mysql",  # 255 with MariaDB, 255 with MySQL: two groups
     "tests/core/test_trials.py",  # 50, most of it waiting: a group of its own
-    "tests/engines/files",  # 41
-    "tests/infra",  # 38
-    "tests/engines/sqlite",  # 26
-    "tests/cli",  # 22
-    "tests/core",  # 60
+    "tests/core",  # 150
+    "tests/infra",  # 140
+    "tests/docs",  # 90
+    "tests/journey",  # 85
+    "tests/engines/files",  # 80
+    "tests/engines/sqlite",  # 65
+    "tests/cli",  # 55
 )
 #: What needs a database server, an emulated AWS or the CDK, or takes many seconds.
 SLOW = (
