@@ -102,7 +102,8 @@ def run(copy: Path, *command: str) -> str:
 
 
 def test_the_pages_engine_passes_the_contract_suite_and_a_journey(copy: Path) -> None:
-    told = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+    # A folder of its own: pytest would close the one of this suite to other users.
+    told = run(copy, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={copy / 'temp'}",
                "tests/engines/test_mbox.py", "tests/test_journey.py")  # fmt: skip
     passed = re.search(r"(\d+) passed", told)
     assert passed

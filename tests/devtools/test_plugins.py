@@ -19,6 +19,8 @@ def run_suite(folder: Path, test: str, *options: str, **environment: str) -> str
     plugins = ("helper_threads", "no_skips", "parallel")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=60"]
     command += [word for plugin in plugins for word in ("-p", f"tests.plugins.{plugin}")]
+    # A folder of its own: pytest would close the one of this suite to other users.
+    command += ["--basetemp", str(folder / "basetemp")]
     command += ["--rootdir", str(folder), "-W", "error", *options, str(folder)]
     done = subprocess.run(
         command,
