@@ -2,7 +2,9 @@
 
 import pytest
 
-from stepvault.history import unusual
+from stepvault import keys
+from stepvault.catalog import Vault
+from stepvault.history import unusual, with_unusual
 from stepvault.records import SourceResult
 
 
@@ -40,3 +42,9 @@ def test_one_odd_backup_in_the_past_does_not_make_the_next_unusual() -> None:
 def test_a_young_source_and_a_failed_one_are_never_unusual() -> None:
     assert unusual(sealed(5), [100, 100]) is None
     assert unusual(sealed(5, "failed"), [100, 100, 100]) is None
+
+
+def test_an_earlier_summary_that_cannot_be_read_stops_no_seal(vault: Vault) -> None:
+    vault.put(keys.summary("20260101T030000Z-x"), b"{")
+
+    assert with_unusual(vault, "20260102T030000Z-x", [sealed(5)]) == [sealed(5)]

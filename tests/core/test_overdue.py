@@ -135,3 +135,12 @@ def test_a_record_that_cannot_be_read_is_begun_anew(vault: Vault) -> None:
 
     assert due(vault, config, START) is None
     assert due(vault, config, START + timedelta(hours=9)) == START + timedelta(hours=3)
+
+
+def test_a_run_whose_summary_cannot_be_read_stops_no_check(vault: Vault) -> None:
+    config = configured()
+    due(vault, config, START)
+    ran(vault, START + timedelta(hours=3))
+    vault.put(keys.summary(keys.run_id(START + timedelta(hours=4), "x")), b"{")
+
+    assert due(vault, config, START + timedelta(hours=9)) is None

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 from stepvault.catalog import Vault
+from stepvault.errors import BackupTampered
 from stepvault.records import SourceResult, Summary
 
 #: Runs looked back at; of a nightly and an hourly schedule together some hours, and enough.
@@ -19,11 +20,20 @@ def with_unusual(vault: Vault, run: str, results: Sequence[SourceResult]) -> lis
     """Mark the sealed results whose size is unlike that of the source's earlier backups."""
     earlier = [other for other in vault.runs() if other < run][-RUNS:]
     with ThreadPoolExecutor(16, thread_name_prefix="history") as pool:
-        summaries = [s for s in pool.map(vault.summary, earlier) if s is not None]
+        read = pool.map(lambda other: readable_summary(vault, other), earlier)
+        summaries = [summary for summary in read if summary is not None]
     return [
         result.model_copy(update={"unusual": unusual(result, _sizes(summaries, result.source))})
         for result in results
     ]
+
+
+def readable_summary(vault: Vault, run: str) -> Summary | None:
+    """Return what an earlier run did; None if it is not sealed, or its record cannot be read."""
+    try:
+        return vault.summary(run)
+    except BackupTampered:
+        return None
 
 
 def _sizes(summaries: Sequence[Summary], source: str) -> list[int]:

@@ -11,6 +11,7 @@ from functools import partial
 from stepvault import expressions, keys
 from stepvault.catalog import Vault
 from stepvault.errors import BackupTampered
+from stepvault.history import readable_summary
 from stepvault.records import Record
 from stepvault.settings import Config, Schedule
 
@@ -142,7 +143,7 @@ def _newest_sealed(vault: Vault, schedule: str, begin: datetime) -> datetime | N
     for run in reversed(vault.runs()):
         if (started := keys.run_started(run)) < begin:
             return None
-        summary = vault.summary(run)
+        summary = readable_summary(vault, run)
         if (
             summary
             and summary.schedule == schedule
